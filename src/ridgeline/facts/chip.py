@@ -1,0 +1,100 @@
+"""Chip, its memories and its links; Cluster: nodes, tiers and facility. All from YAML files with sources."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ridgeline.facts.spec import (
+    Bytes,
+    BytesPerSecond,
+    Count,
+    FlopsPerSecond,
+    Hertz,
+    Positive,
+    Seconds,
+    Spec,
+    SquareMetres,
+    Watts,
+)
+
+
+class Memory(Spec):
+    """Device memory."""
+
+    kind: str = Field(description="technology, such as HBM3e")
+    capacity: Bytes = Field(description="bytes a program can allocate in principle (1 GB = 1e9 B)")
+    bandwidth: BytesPerSecond = Field(description="data-sheet bandwidth")
+
+
+class ScaleUp(Spec):
+    """The link that joins the chips of one scale-up domain."""
+
+    link: str = Field(description="name of the link technology")
+    bandwidth: BytesPerSecond = Field(description="per chip and direction")
+    domain: Count = Field(description="chips of one domain")
+    topology: Literal["switch", "mesh", "torus", "none"] = "switch"
+
+
+class Chip(Spec):
+    """One accelerator package. Rates are dense (no sparsity)."""
+
+    name: str
+    title: str
+    vendor: str
+    launch: str = Field(description="year and month, 2022-03", pattern=r"^\d{4}(-\d{2})?$")
+    matrix: dict[str, FlopsPerSecond] = Field(min_length=1, description="dense matrix rate by format name")
+    vector: FlopsPerSecond = Field(description="fp32 rate of the vector units")
+    memory: Memory
+    l2: Bytes = Field(description="last-level cache or on-chip SRAM")
+    cores: Count = Field(description="SMs, CUs, TensorCores or equivalents that a kernel is tiled over")
+    clock: Hertz = Field(description="clock at which the matrix rates hold")
+    scale_up: ScaleUp
+    host_bandwidth: BytesPerSecond = Field(description="host link (PCIe, C2C), per direction")
+    tdp: Watts
+    idle_power: Watts | None = None
+    die_area: SquareMetres | None = None
+    process: str = ""
+    relative: str | None = Field(
+        None, description="chip whose calibration is transferred, scaled by the data sheets, where none is measured"
+    )
+    cluster: str | None = Field(None, description="default cluster for --on CHIP")
+    note: str = ""
+    source: dict[str, str] = Field(
+        min_length=1, description="source by top-level field; key 'default' covers the rest"
+    )
+
+
+class Tier(Spec):
+    """One level of the network, from the inside out; a tier joins groups of the tier inside it.
+
+    ``bandwidth`` is what one chip can send at this tier, per direction, when all chips send at once and nothing
+    is oversubscribed (NICs per node x rate / chips per node).
+    """
+
+    name: str
+    size: Count | None = Field(description="chips joined at this level; null = the whole cluster")
+    bandwidth: BytesPerSecond
+    latency: Seconds = Field(description="one hop of a small message, software included")
+    topology: Literal["switch", "mesh", "torus", "fat-tree", "dragonfly"] = "switch"
+    rail_optimised: bool = Field(False, description="chip i of every node meets on the same leaf")
+    oversubscription: Positive = Field(1.0, description="down-links over up-links above the leaf (1 = none)")
+    in_network_reduction: bool = Field(False, description="switches reduce (NVLS, SHARP)")
+    lossy: bool = Field(False, description="Ethernet with ECMP hashing (RoCE): flows collide")
+    torus_axes: Count | None = Field(None, description="torus: number of axes the bandwidth is spread over")
+
+
+class Cluster(Spec):
+    """Chips joined by tiers, in nodes, in a building."""
+
+    name: str
+    title: str
+    chip: str = Field(description="catalog name of the chip")
+    chips_per_node: Count
+    tiers: tuple[Tier, ...] = Field(min_length=1)
+    node_overhead: Watts = Field(description="power of a node besides its chips at load (CPU, NIC, fans)")
+    pue: float = Field(1.25, ge=1.0, description="facility power over IT power")
+    max_chips: Count | None = None
+    note: str = ""
+    source: dict[str, str] = Field(min_length=1)

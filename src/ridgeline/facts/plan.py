@@ -1,0 +1,123 @@
+"""Plan: how a model is laid on the chips. One frozen plan, or a grid of plans as a struct of arrays.
+
+Ranks are laid out tensor first, then context, then data, then pipeline (Megatron order ``tp-cp-dp-pp``); experts are
+spread over the tensor x context x data ranks of one pipeline stage: ``etp`` first, then ``ep``, then expert data
+parallel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "dualpipe")
+RECOMPUTES = ("none", "selective", "full")
+
+IntArray = NDArray[np.int64]
+
+#: Discrete choices: one value for a whole grid partition (the structure key), never an array.
+STRUCTURE = (
+    "schedule", "recompute", "zero", "sequence_parallel", "fsdp_reshard",
+    "offload_activations", "offload_optimizer",
+    "overlap_tp", "overlap_grad", "overlap_param", "overlap_p2p", "overlap_ep",
+)  # fmt: skip
+#: Degrees: an int for one plan, an int64 array of one shared shape for a grid.
+DEGREES = ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "micro_batch", "replicas", "recompute_layers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One layout. ``chips = tp * cp * pp * dp``; ``None`` for an overlap switch means: as the stack does it."""
+
+    tp: int = 1
+    cp: int = 1
+    pp: int = 1
+    vpp: int = 1  # model chunks per pipeline stage
+    ep: int = 1  # expert parallel
+    etp: int = 1  # tensor parallel inside an expert
+    dp: int = 1
+    micro_batch: int = 1  # sequences per pass and data-parallel rank
+    zero: int = 1  # 0 none, 1 optimizer, 2 + gradients, 3 + parameters (FSDP)
+    replicas: int = 1  # HSDP: copies of the sharded group; dp / replicas ranks share a shard set
+    fsdp_reshard: bool = True  # zero 3: parameters are freed after forward and gathered again for backward
+    sequence_parallel: bool = True  # activations between tp regions are split along the sequence
+    recompute: str = "none"
+    recompute_layers: int = -1  # full recompute of this many layers per stage, -1 = all
+    schedule: str = "1f1b"
+    offload_activations: bool = False
+    offload_optimizer: bool = False
+    overlap_tp: bool | None = None
+    overlap_grad: bool | None = None  # gradient reduction under backward
+    overlap_param: bool | None = None  # parameter gathering under forward
+    overlap_p2p: bool | None = None
+    overlap_ep: bool | None = None
+
+    @property
+    def chips(self) -> int:
+        return self.tp * self.cp * self.pp * self.dp
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanGrid:
+    """Many plans of one structure: every degree is an int64 array ``[plans]``; the rest is one value.
+
+    It carries the same field names as `Plan`, so every formula takes either.
+    """
+
+    tp: IntArray
+    cp: IntArray
+    pp: IntArray
+    vpp: IntArray
+    ep: IntArray
+    etp: IntArray
+    dp: IntArray
+    micro_batch: IntArray
+    replicas: IntArray
+    recompute_layers: IntArray
+    zero: int = 1
+    fsdp_reshard: bool = True
+    sequence_parallel: bool = True
+    recompute: str = "none"
+    schedule: str = "1f1b"
+    offload_activations: bool = False
+    offload_optimizer: bool = False
+    overlap_tp: bool | None = None
+    overlap_grad: bool | None = None
+    overlap_param: bool | None = None
+    overlap_p2p: bool | None = None
+    overlap_ep: bool | None = None
+
+    def __len__(self) -> int:
+        return int(self.tp.size)
+
+    def __getitem__(self, index: int) -> Plan:
+        """The plan at ``index``: the scalar twin of that row."""
+        degrees = {name: int(getattr(self, name)[index]) for name in DEGREES}
+        return Plan(**degrees, **{name: getattr(self, name) for name in STRUCTURE})
+
+    def take(self, index: NDArray[Any]) -> PlanGrid:
+        """A grid of the rows picked by an integer or boolean ``index``."""
+        return dataclasses.replace(self, **{name: getattr(self, name)[index] for name in DEGREES})
+
+    @property
+    def chips(self) -> IntArray:
+        return self.tp * self.cp * self.pp * self.dp
+
+    @classmethod
+    def of(cls, plans: Sequence[Plan]) -> PlanGrid:
+        """Stack plans of one structure; ValueError if their discrete choices differ."""
+        keys = {tuple(getattr(plan, name) for name in STRUCTURE) for plan in plans}
+        if len(keys) != 1:
+            raise ValueError(f"a grid holds one structure, got {len(keys)}")
+        degrees = {
+            name: np.array([getattr(plan, name) for plan in plans], dtype=np.int64) for name in DEGREES
+        }
+        return cls(**degrees, **dict(zip(STRUCTURE, keys.pop(), strict=True)))

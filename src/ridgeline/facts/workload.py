@@ -1,0 +1,21 @@
+"""Workload: what the machine is asked to do."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ridgeline.facts.spec import Count, Spec
+
+
+class TrainingJob(Spec):
+    """One training job: ``batch`` sequences of ``seq`` tokens per step."""
+
+    batch: Count = Field(description="sequences per optimizer step (global batch)")
+    seq: Count = Field(description="tokens per sequence")
+    tokens: float | None = Field(None, gt=0, description="token budget of the whole run")
+    kind: Literal["pretrain", "sft", "lora"] = "pretrain"
+    lora_rank: Count = Field(16, description="rank of the adapters when kind is lora")
+    packed: Count | None = Field(None, description="mean document length when documents are packed without cross-attention")
+    mtp: int = Field(0, ge=0, description="multi-token-prediction layers that are trained")
