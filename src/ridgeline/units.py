@@ -28,6 +28,7 @@ _UNITS: dict[str, dict[str, float]] = {
     "$": {"$": 1.0, "USD": 1.0},
     "1": {"": 1.0, "%": 0.01},
 }
+_UNPREFIXED = {"min", "h", "d", "%", "m2", "mm2"}
 _MEANING = {
     "B": ("a size", "80 GB"), "B/s": ("a rate", "3.35 TB/s"), "FLOP/s": ("a compute rate", "989 TFLOP/s"),
     "s": ("a time", "2.5 us"), "W": ("a power", "700 W"), "Hz": ("a frequency", "1.83 GHz"),
@@ -72,11 +73,12 @@ def _factor(unit: str, dimension: str) -> float | None:
     for name, factor in _UNITS[dimension].items():
         if unit == name:
             return factor
-        if name and unit.endswith(name):
+    for name, factor in _UNITS[dimension].items():
+        if name and name not in _UNPREFIXED and unit.endswith(name):
             prefix = unit[: -len(name)]
             scale = _BINARY.get(prefix) or _DECIMAL.get(prefix)
-            if scale is not None and name not in ("min", "h", "d", "%", "mm2", "bps") or prefix and name == "bps":
-                return None if scale is None else factor * scale
+            if scale is not None:
+                return factor * scale
     return None
 
 

@@ -1,0 +1,83 @@
+"""Fitted kernel rates of one chip. Shares are of the data-sheet rate at the chip's clock."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ridgeline.facts.observation import Label
+from ridgeline.facts.spec import Fraction, Positive, Seconds, Spec, Watts
+
+
+class Provenance(Spec):
+    """Where fitted numbers come from and how well they hold on rows they were not fitted to."""
+
+    label: Label
+    source: str = Field(description="table, library and version, or the chip it was transferred from")
+    rows: int = Field(0, ge=0, description="rows fitted on")
+    median_abs_err: float | None = Field(None, description="median relative error on held-out rows")
+    p90_abs_err: float | None = None
+
+
+class GemmFit(Spec):
+    """Matrix multiplication in one format: see `ridgeline.timing.gemm` for the formula."""
+
+    rate: Positive = Field(description="sustained share of the matrix peak in the limit of large shapes")
+    memory: Fraction = Field(description="share of memory bandwidth at large sizes")
+    memory_half: float = Field(description="bytes at which half of that share is reached", ge=0)
+    launch: Seconds = Field(description="time of an empty kernel")
+    l2: float = Field(description="L2 bandwidth over memory bandwidth", ge=0)
+    ramp: Seconds = Field(description="prologue and epilogue of one wave of tiles")
+    splitk: float = Field(description="relative cost of reducing split-K partial sums", ge=0)
+    provenance: Provenance
+
+
+class AttentionFit(Spec):
+    """Fused attention in one format: see `ridgeline.timing.attention`."""
+
+    rate: Positive = Field(description="forward share of the matrix peak for long sequences, head dim 128")
+    half: float = Field(description="tokens of query at which half of that rate is reached", ge=0)
+    backward: Positive = Field(description="backward share of the matrix peak over the forward one")
+    launch: Seconds
+    provenance: Provenance
+
+
+class GroupedFit(Spec):
+    """Grouped GEMM of experts in one format, relative to the dense GEMM of the same chip."""
+
+    rate: Positive = Field(description="share of the dense GEMM's rate when every expert has many tokens")
+    half: float = Field(description="tokens per expert at which half of that rate is reached", ge=0)
+    launch: Seconds
+    provenance: Provenance
+
+
+class StreamFit(Spec):
+    """Memory-bound kernels: share of bandwidth = memory * bytes / (bytes + half)."""
+
+    memory: Fraction
+    half: float = Field(ge=0)
+    launch: Seconds
+    provenance: Provenance
+
+
+class EnergyFit(Spec):
+    """Power of one chip: static plus activity."""
+
+    static: Watts = Field(description="power of an idle but clocked chip")
+    joules_per_flop: dict[str, float] = Field(description="dynamic energy of one matrix FLOP by format")
+    joules_per_byte: float = Field(ge=0, description="one byte of device memory traffic")
+    joules_per_link_byte: float = Field(ge=0, description="one byte sent on a link")
+    provenance: Provenance
+
+
+class KernelCalibration(Spec):
+    """All kernel coefficients of one chip; a format that is absent falls back to bf16 scaled by the peaks."""
+
+    chip: str
+    gemm: dict[str, GemmFit]
+    attention: dict[str, AttentionFit]
+    grouped: dict[str, GroupedFit]
+    stream: StreamFit
+    energy: EnergyFit
+    in_situ: dict[str, float] = Field(
+        description="kernel time inside a real step over the isolated time, by format, within 1.0 and 1.15"
+    )

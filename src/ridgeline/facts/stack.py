@@ -1,0 +1,45 @@
+"""Stack: the software that runs a training step. Each number has a physical meaning and a range."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ridgeline.facts.spec import Bytes, Fraction, Seconds, Spec
+
+
+class Stack(Spec):
+    """One generation of a training framework; a user's own stack inherits by naming a ``parent``."""
+
+    name: str
+    title: str
+    framework: str = Field(description="framework family: megatron, fsdp, deepspeed, maxtext, torchtitan")
+    since: str = Field(description="first month it describes", pattern=r"^\d{4}-\d{2}$")
+    parent: str | None = None
+    attention: Literal["flash", "unfused"] = Field("flash", description="fused attention kernel or separate matmuls")
+    softmax_passes: float = Field(
+        6.0, gt=0, le=16, description="unfused attention: passes over the score matrix besides the matmuls (scale, mask, softmax, dropout)"
+    )
+    elementwise_passes: float = Field(
+        1.0, ge=0.5, le=4.0, description="memory passes of norms, activations and residuals relative to perfectly fused kernels"
+    )
+    host: Seconds = Field(description="host time to dispatch one kernel, 0.5 us (graphs) to 30 us (eager Python)")
+    step_fixed: Seconds = Field(description="per-step cost that grows with nothing: gradient norm, logging, data, optimizer launch")
+    comm_sms: Fraction = Field(0.1, description="share of the cores lent to an overlapped collective")
+    overlap_tp: bool = False
+    overlap_grad: bool = True
+    overlap_param: bool = False
+    overlap_p2p: bool = True
+    overlap_ep: bool = False
+    prefetch: bool = Field(True, description="FSDP: the next gather starts before the current layer ends")
+    fused_loss: bool = Field(True, description="cross-entropy does not keep a second fp32 copy of the logits")
+    dropout: bool = Field(False, description="dropout masks are made and kept (models before 2022)")
+    grad_fp32: bool = Field(True, description="gradients accumulate in fp32")
+    zero: int = Field(1, ge=0, le=3, description="default ZeRO stage")
+    recompute: Literal["none", "selective", "full"] = "none"
+    reserve: Bytes = Field(description="context, library workspaces and communication buffers per chip")
+    fragmentation: float = Field(0.03, ge=0, le=0.3, description="share of live tensors lost to the allocator")
+    jitter: float = Field(0.02, ge=0, le=0.3, description="a step is the expected maximum over ranks: relative excess at 1,000 ranks")
+    rows: int = Field(0, ge=0, description="fit rows that inform the numbers; below 8 the parent's numbers stand")
+    source: str
