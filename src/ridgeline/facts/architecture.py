@@ -37,8 +37,13 @@ class LatentAttention(Spec):
     q_lora: Count | None = Field(None, description="rank of the query compression; none = plain projection")
     kv_lora: Count = Field(description="rank of the key-value compression")
     nope_dim: Count = Field(description="query/key dimension without position")
-    rope_dim: Count = Field(description="query/key dimension with rotary position, shared by all heads for keys")
+    rope_dim: Count = Field(
+        description="query/key dimension with rotary position, shared by all heads for keys"
+    )
     v_dim: Count = Field(description="value dimension of one head")
+    index_heads: int = Field(0, ge=0, description="heads of the sparse-attention indexer, 0 = full attention")
+    index_dim: int = Field(0, ge=0, description="dimension of one indexer head")
+    index_topk: int = Field(0, ge=0, description="tokens the indexer selects for each query, 0 = all")
 
 
 class StateSpace(Spec):
@@ -90,7 +95,9 @@ class Moe(Spec):
     shared_ffn: int = Field(0, ge=0, description="inner dimension of all shared experts together, 0 = none")
     shared_gate: bool = Field(False, description="sigmoid gate on the shared expert (Qwen2-MoE, Qwen3-Next)")
     router_bias: bool = Field(False, description="a learned or load-balancing bias per expert")
-    node_limit: int | None = Field(None, description="a token may go to at most this many nodes (DeepSeek-V3: 4)")
+    node_limit: int | None = Field(
+        None, description="a token may go to at most this many nodes (DeepSeek-V3: 4)"
+    )
 
 
 Mlp = Annotated[Dense | Moe, Field(discriminator="kind")]
@@ -111,7 +118,17 @@ class Published(Spec):
     total: float = Field(gt=0, description="all parameters")
     active: float | None = Field(None, gt=0, description="parameters that touch one token")
     source: str
-    tolerance: float = Field(0.005, gt=0, description="relative tolerance of the test; above 0.005 only with a reason")
+    tolerance: float = Field(
+        0.005, gt=0, description="relative tolerance of the total; above 0.005 only with a reason in the note"
+    )
+    active_tolerance: float = Field(
+        0.005,
+        gt=0,
+        description="relative tolerance of the active count; above 0.005 only with a reason in the note",
+    )
+    active_embedding: bool = Field(
+        True, description="the published active count includes the input embedding"
+    )
     note: str = ""
 
 
