@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, field_validator
 
+from ridgeline.facts.format import matrix_key
 from ridgeline.facts.spec import (
     Bytes,
     BytesPerSecond,
@@ -19,20 +20,24 @@ from ridgeline.facts.spec import (
     Watts,
 )
 
+Size = Annotated[Bytes, Field(gt=0)]
+Bandwidth = Annotated[BytesPerSecond, Field(gt=0)]
+Rate = Annotated[FlopsPerSecond, Field(gt=0)]
+
 
 class Memory(Spec):
     """Device memory."""
 
     kind: str = Field(description="technology, such as HBM3e")
-    capacity: Bytes = Field(description="bytes a program can allocate in principle (1 GB = 1e9 B)")
-    bandwidth: BytesPerSecond = Field(description="data-sheet bandwidth")
+    capacity: Size = Field(description="bytes a program can allocate in principle (1 GB = 1e9 B)")
+    bandwidth: Bandwidth = Field(description="data-sheet bandwidth")
 
 
 class ScaleUp(Spec):
     """The link that joins the chips of one scale-up domain."""
 
     link: str = Field(description="name of the link technology")
-    bandwidth: BytesPerSecond = Field(description="per chip and direction")
+    bandwidth: Bandwidth = Field(description="per chip and direction")
     domain: Count = Field(description="chips of one domain")
     topology: Literal["switch", "mesh", "torus", "none"] = "switch"
 
@@ -44,20 +49,23 @@ class Chip(Spec):
     title: str
     vendor: str
     launch: str = Field(description="year and month, 2022-03", pattern=r"^\d{4}(-\d{2})?$")
-    matrix: dict[str, FlopsPerSecond] = Field(min_length=1, description="dense matrix rate by format name")
-    vector: FlopsPerSecond = Field(description="fp32 rate of the vector units")
+    matrix: dict[Annotated[str, AfterValidator(matrix_key)], Rate] = Field(
+        min_length=1, description="dense matrix rate by format name"
+    )
+    vector: Rate = Field(description="fp32 rate of the vector units")
     memory: Memory
-    l2: Bytes = Field(description="last-level cache or on-chip SRAM")
+    l2: Size = Field(description="last-level cache or on-chip SRAM")
     cores: Count = Field(description="SMs, CUs, TensorCores or equivalents that a kernel is tiled over")
-    clock: Hertz = Field(description="clock at which the matrix rates hold")
+    clock: Annotated[Hertz, Field(gt=0)] = Field(description="clock at which the matrix rates hold")
     scale_up: ScaleUp
-    host_bandwidth: BytesPerSecond = Field(description="host link (PCIe, C2C), per direction")
-    tdp: Watts
+    host_bandwidth: Bandwidth = Field(description="host link (PCIe, C2C), per direction")
+    tdp: Annotated[Watts, Field(gt=0)] = Field(description="power limit of the chip or module, as shipped")
     idle_power: Watts | None = None
     die_area: SquareMetres | None = None
     process: str = ""
     relative: str | None = Field(
-        None, description="chip whose calibration is transferred, scaled by the data sheets, where none is measured"
+        None,
+        description="chip whose calibration is used, scaled by the data sheets, where none is measured",
     )
     cluster: str | None = Field(None, description="default cluster for --on CHIP")
     note: str = ""
@@ -69,13 +77,13 @@ class Chip(Spec):
 class Tier(Spec):
     """One level of the network, from the inside out; a tier joins groups of the tier inside it.
 
-    ``bandwidth`` is what one chip can send at this tier, per direction, when all chips send at once and nothing
-    is oversubscribed (NICs per node x rate / chips per node).
+    ``bandwidth`` is what one chip can send at this tier, per direction, when all chips send at once and
+    nothing is oversubscribed (NICs per node x rate / chips per node).
     """
 
     name: str
     size: Count | None = Field(description="chips joined at this level; null = the whole cluster")
-    bandwidth: BytesPerSecond
+    bandwidth: Bandwidth
     latency: Seconds = Field(description="one hop of a small message, software included")
     topology: Literal["switch", "mesh", "torus", "fat-tree", "dragonfly"] = "switch"
     rail_optimised: bool = Field(False, description="chip i of every node meets on the same leaf")
@@ -98,3 +106,20 @@ class Cluster(Spec):
     max_chips: Count | None = None
     note: str = ""
     source: dict[str, str] = Field(min_length=1)
+
+    @field_validator("tiers")
+    @classmethod
+    def _inside_out(cls, tiers: tuple[Tier, ...]) -> tuple[Tier, ...]:
+        """Each tier joins several whole groups of the tier inside it; only the last may be open-ended."""
+        inner = 1
+        for index, tier in enumerate(tiers):
+            if tier.size is None:
+                if index < len(tiers) - 1:
+                    raise ValueError(f"tier '{tier.name}' has no size but is not the last")
+            elif (tier.size <= inner and index) or tier.size % inner:
+                raise ValueError(
+                    f"tier '{tier.name}' joins {tier.size} chips, expected a multiple of {inner}"
+                )
+            else:
+                inner = tier.size
+        return tiers
