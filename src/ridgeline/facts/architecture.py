@@ -126,8 +126,9 @@ class Published(Spec):
         gt=0,
         description="relative tolerance of the active count; above 0.005 only with a reason in the note",
     )
-    active_embedding: bool = Field(
-        True, description="the published active count includes the input embedding"
+    active_counts: Literal["all", "head", "layers"] = Field(
+        "all",
+        description="the published active count is of all parts, all but the input embedding, or layers only",
     )
     note: str = ""
 

@@ -7,6 +7,8 @@ publishers quote the main model.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ridgeline.facts.architecture import (
     Architecture,
     Attention,
@@ -183,14 +185,16 @@ def total_parameters(arch: Architecture) -> int:
     return embedding_parameters(arch) + layers + head_parameters(arch)
 
 
-def active_parameters(arch: Architecture, *, embedding: bool = True) -> int:
+def active_parameters(arch: Architecture, counts: Literal["all", "head", "layers"] = "all") -> int:
     """Parameters that touch one token [parameters].
 
-    ``embedding=False`` leaves the input embedding out, as some publishers do. A tied matrix still counts
-    once, because the output layer uses it.
+    Publishers differ, so ``counts`` says what is included: ``all``; ``head``: without the input embedding (a
+    tied matrix still counts, the output layer uses it); ``layers``: without embedding and output matrix.
     """
     layers = sum(layer.count * layer_active_parameters(layer, arch) for layer in arch.layers)
-    lookup = embedding_parameters(arch) if embedding or arch.tied else 0
+    if counts == "layers":
+        return layers
+    lookup = embedding_parameters(arch) if counts == "all" or arch.tied else 0
     return lookup + layers + head_parameters(arch)
 
 
