@@ -1,7 +1,7 @@
 """Cases: measured training runs, read from a CSV file with one run per line.
 
-A row is self-contained: it holds the shape of the model, the machine, the plan and the measured step time. Empty
-fields mean unknown and become ``None``; columns that are not listed here are ignored.
+A row is self-contained: it holds the shape of the model, the machine, the plan and the measured step time.
+Empty fields mean unknown and become ``None``; columns that are not listed here are ignored.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def _gib(value: str) -> float:
     return _positive(value) * GIB
 
 
-def _column(read: Callable[[str], Any], default: Any = None, name: str = "", *, required: bool = False) -> Any:
+def _column(
+    read: Callable[[str], Any], default: Any = None, name: str = "", *, required: bool = False
+) -> Any:
     """A dataclass field that knows its CSV column, its reader and whether a row may leave it empty."""
     return field(default=default, metadata={"read": read, "column": name, "required": required})
 
@@ -155,8 +157,9 @@ _KINDS = ("pretrain", "sft", "lora")
 def read_cases(path: str | Path) -> list[Case]:
     """Read measured training runs from a CSV file with a header line.
 
-    Needed: ``chip, n_chips, global_batch, seq`` and the measurement, ``step_time_s`` or ``tokens_per_s_per_chip``; and the
-    model, either as dimensions (``layers, hidden, heads, ffn, vocab``) or as a catalog name in ``model``.
+    Needed: ``chip, n_chips, global_batch, seq``; the measurement, ``step_time_s`` or
+    ``tokens_per_s_per_chip``; and the model, as dimensions (``layers, hidden, heads, ffn, vocab``) or as
+    a catalog name in ``model``.
 
     Raises:
         CaseError: no such file, a needed column or value is missing, or a value is not what its column holds.
