@@ -21,13 +21,16 @@ class Provenance(Spec):
 class GemmFit(Spec):
     """Matrix multiplication in one format: see `ridgeline.timing.gemm` for the formula."""
 
-    rate: Positive = Field(description="sustained share of the matrix peak in the limit of large shapes")
+    rate: Positive = Field(
+        description="share of the matrix peak inside a large tile, before prologues and waves"
+    )
+    tile: float = Field(ge=0, description="tile area [elements] at which half of that rate is reached")
     memory: Fraction = Field(description="share of memory bandwidth at large sizes")
     memory_half: float = Field(description="bytes at which half of that share is reached", ge=0)
     launch: Seconds = Field(description="time of an empty kernel")
-    l2: float = Field(description="L2 bandwidth over memory bandwidth", ge=0)
+    l2: Positive = Field(description="L2 bandwidth over memory bandwidth")
     ramp: Seconds = Field(description="prologue and epilogue of one wave of tiles")
-    splitk: float = Field(description="relative cost of reducing split-K partial sums", ge=0)
+    splitk: float = Field(description="passes over memory that one fp32 split-K partial sum costs", ge=0)
     provenance: Provenance
 
 
@@ -36,7 +39,12 @@ class AttentionFit(Spec):
 
     rate: Positive = Field(description="forward share of the matrix peak for long sequences, head dim 128")
     half: float = Field(description="tokens of query at which half of that rate is reached", ge=0)
+    head_half: float = Field(
+        description="head dimension at which half of the wide-head rate is reached", ge=0
+    )
     backward: Positive = Field(description="backward share of the matrix peak over the forward one")
+    memory: Fraction = Field(description="share of memory bandwidth at large sizes (decode)")
+    memory_half: float = Field(description="bytes at which half of that share is reached", ge=0)
     launch: Seconds
     provenance: Provenance
 

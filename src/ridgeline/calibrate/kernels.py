@@ -1,0 +1,328 @@
+"""Kernel timing tables to `KernelCalibration`: a few physical numbers per chip, format and kernel class.
+
+Each fit minimises the logarithmic error of the timing formula itself with a robust loss, on 70 % of the
+shapes; the error written to its provenance is of the other 30 %.
+
+    python -m ridgeline.calibrate.kernels gemm.parquet attention_prefill.parquet ... --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from ridgeline.calibrate import tables as kernel_tables
+from ridgeline.calibrate.energy import energy_fit
+from ridgeline.calibrate.tables import Source, Table
+from ridgeline.calibrate.write import calibration_yaml
+from ridgeline.facts.chip import Chip
+from ridgeline.facts.kernel_calibration import (
+    AttentionFit,
+    GemmFit,
+    GroupedFit,
+    KernelCalibration,
+    Provenance,
+    StreamFit,
+)
+from ridgeline.facts.observation import Label
+from ridgeline.timing.attention import AttentionRates, attention_seconds
+from ridgeline.timing.gemm import GemmRates, fit_rates, gemm_seconds
+from ridgeline.timing.grouped import GroupedRates, grouped_seconds
+from ridgeline.timing.rates import operand, peak_flops_per_s
+from ridgeline.timing.stream import StreamRates, stream_seconds
+
+Array = NDArray[np.float64]
+Predict = Callable[[Array, Table], Array]
+
+#: Layers of a model have at least this width; narrower rows of the tables are no product of a transformer.
+NARROWEST = 128
+#: Errors above this are outliers to the robust loss.
+SOFT_ERROR = 0.08
+#: Backward over forward rate at head dim 128: FlashAttention-2 (arXiv:2307.08691, A100) and FlashAttention-3
+#: (arXiv:2407.08608, H100). Blackwell follows Hopper.
+BACKWARD_AMPERE, BACKWARD_HOPPER = 0.85, 0.78
+#: Memory-bound kernels: achieved shares on H100 are 0.45 at 14 MB, 0.6 at 30 MB and 0.85 at 400 MB, which is
+#: 0.9 of the bandwidth after 5 us, half of them launch and half ramp.
+STREAM_SHARE, STREAM_LAUNCH_S, STREAM_RAMP_S = 0.90, 2.5e-6, 2.5e-6
+#: One in-situ factor per format until whole steps are fitted.
+IN_SITU = 1.05
+
+
+def solve(
+    predict: Predict, rows: Table, start: Sequence[float], low: Sequence[float], high: Sequence[float]
+) -> Array:
+    """Positive numbers x that minimise the soft-L1 loss of log(predict(x, rows) / rows['seconds'])."""
+    measured = np.log(rows["seconds"])
+
+    def residual(logarithms: Array) -> Array:
+        return np.asarray(np.log(predict(np.exp(logarithms), rows)) - measured)
+
+    found = least_squares(
+        residual,
+        np.log(start),
+        bounds=(np.log(low), np.log(high)),
+        loss="soft_l1",
+        f_scale=SOFT_ERROR,
+        max_nfev=80,
+    )
+    return np.asarray(np.exp(found.x))
+
+
+def fitted(
+    predict: Predict,
+    rows: Table,
+    shape: tuple[str, ...],
+    source: str,
+    start: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+) -> tuple[list[float], Provenance]:
+    """Numbers fitted on 70 % of the shapes, and the provenance with their error on the rest."""
+    test = kernel_tables.held_out(rows, shape)
+    train = kernel_tables.thin(~test)
+    numbers = solve(predict, kernel_tables.select(rows, train), start, low, high)
+    unseen = kernel_tables.select(rows, test)
+    error = np.abs(predict(numbers, unseen) / unseen["seconds"] - 1.0)
+    provenance = Provenance(
+        label=Label.FITTED,
+        source=source,
+        rows=int(train.sum()),
+        median_abs_err=float(np.median(error)),
+        p90_abs_err=float(np.quantile(error, 0.9)),
+    )
+    return [float(number) for number in numbers], provenance
+
+
+def fit_gemm(rows: Table, chip: Chip, format_name: str, source: str, quantises: bool = False) -> GemmFit:
+    """Fit `gemm_seconds` on columns m, n, k, seconds.
+
+    ``quantises``: the rows also contain the quantisation of the activation; a fixed time and a number of
+    passes over it are fitted beside the kernel and left out of the result: a recipe counts casts itself.
+    """
+    bandwidth, peak = chip.memory.bandwidth, peak_flops_per_s(chip, format_name)
+    in_bytes = operand(format_name).bytes
+
+    def predict(x: Array, r: Table) -> Array:
+        rates = GemmRates(peak, bandwidth, float(chip.cores), in_bytes, 2.0, *x[:8])
+        seconds = gemm_seconds(r["m"], r["n"], r["k"], 1.0, rates)
+        if quantises:
+            seconds = seconds + x[8] + x[9] * (2.0 + in_bytes) * r["m"] * r["k"] / bandwidth
+        return seconds
+
+    #        rate  tile  memory half  launch  l2    ramp  splitk
+    start = [0.85, 1e3, 0.80, 1e6, 2.0e-6, 5.0, 1e-6, 4.0]
+    low = [0.20, 1e1, 0.30, 1e3, 5.0e-7, 0.5, 1e-8, 0.1]
+    high = [1.20, 5e4, 1.00, 1e8, 1.5e-5, 30.0, 1e-5, 60.0]
+    if quantises:
+        start, low, high = [*start, 4e-6, 1.0], [*low, 1e-7, 0.3], [*high, 2e-5, 6.0]
+        start[4], high[4] = 2.0e-6, 3.0e-6  # the fixed time of a small kernel is told from its launch by bf16
+    numbers, provenance = fitted(predict, rows, ("m", "n", "k"), source, start, low, high)
+    rate, tile, memory, memory_half, launch, l2, ramp, splitk = numbers[:8]
+    return GemmFit(
+        rate=rate, tile=tile, memory=memory, memory_half=memory_half, launch=_s(launch), l2=l2, ramp=_s(ramp),
+        splitk=splitk, provenance=provenance,
+    )  # fmt: skip
+
+
+def fit_attention(
+    prefill: Table, decode: Table, chip: Chip, format_name: str, source: str, backward: float
+) -> AttentionFit:
+    """Fit `attention_seconds` on causal prefill and decode rows (columns of the tables and seconds)."""
+    bandwidth, peak = chip.memory.bandwidth, peak_flops_per_s(chip, format_name)
+    rows = _attention_rows(prefill, decode)
+
+    def predict(x: Array, r: Table) -> Array:
+        rate, half, head_half, memory, memory_half, launch = x
+        rates = AttentionRates(
+            peak, bandwidth, float(chip.cores), 2.0, operand(format_name).bytes,
+            rate, half, head_half, 1.0, memory, memory_half, launch,
+        )  # fmt: skip
+        return attention_seconds(
+            r["batch"], r["heads"], r["kv_heads"], r["q"], r["kv"], r["head_dim"], r["head_dim"], rates,
+            causal_share=r["share"],
+        )  # fmt: skip
+
+    start = [0.65, 500.0, 64.0, 0.8, 1e6, 5e-6]
+    low = [0.10, 1.0, 1.0, 0.2, 1e3, 1e-6]
+    high = [1.10, 5e3, 500.0, 1.0, 1e8, 5e-5]
+    keys = ("batch", "heads", "kv_heads", "q", "kv", "head_dim")
+    numbers, provenance = fitted(predict, rows, keys, source, start, low, high)
+    rate, half, head_half, memory, memory_half, launch = numbers
+    return AttentionFit(
+        rate=rate, half=half, head_half=head_half, backward=backward, memory=memory, memory_half=memory_half,
+        launch=_s(launch), provenance=provenance,
+    )  # fmt: skip
+
+
+def _attention_rows(prefill: Table, decode: Table) -> dict[str, Array]:
+    """Prefill (q = kv = isl, causal) and decode (q = 1, kv = isl + step) rows as one table, no windows."""
+    parts: list[dict[str, Array]] = []
+    for table, decoding in ((prefill, False), (decode, True)):
+        window = np.nan_to_num(table["window_size"].astype(np.float64))
+        keep = (window == 0) & (table["head_dim"] <= 256) & (decoding | (table["isl"] >= NARROWEST))
+        kept = kernel_tables.select(table, keep)
+        kv = kept["isl"].astype(np.float64) + kept["step"]
+        parts.append(
+            {
+                "batch": kept["batch_size"].astype(np.float64),
+                "heads": kept["num_heads"].astype(np.float64),
+                "kv_heads": kept["num_key_value_heads"].astype(np.float64),
+                "q": np.ones_like(kv) if decoding else kept["isl"].astype(np.float64),
+                "kv": kv,
+                "head_dim": kept["head_dim"].astype(np.float64),
+                "share": np.ones_like(kv) if decoding else 0.5 + 0.5 / kv,
+                "seconds": kept["seconds"],
+            }
+        )
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def fit_grouped(
+    rows: Table, chip: Chip, format_name: str, gemm: GemmFit, stream: StreamFit, source: str
+) -> GroupedFit:
+    """Fit `grouped_seconds` on whole gated expert layers with balanced routing.
+
+    A row times two grouped products (gate and up together, then down) and the memory-bound kernels around
+    them (permute, activation, weighted sum). Those are priced by the stream fit; what they cost beyond it is
+    a fixed time that is fitted beside the products and left out of the result.
+    """
+    bandwidth = chip.memory.bandwidth
+    dense = fit_rates(
+        gemm,
+        peak_flops_per_s=peak_flops_per_s(chip, format_name),
+        bandwidth_bytes_per_s=bandwidth,
+        cores=float(chip.cores),
+        in_bytes=operand(format_name).bytes,
+        out_bytes=2.0,
+    )
+    moves = StreamRates(bandwidth, stream.memory, stream.half, stream.launch)
+    keep = (rows["distribution"] == "balanced") & (rows["num_tokens"] * rows["topk"] >= rows["moe_ep_size"])
+    rows = kernel_tables.select(rows, keep)
+
+    def predict(x: Array, r: Table) -> Array:
+        rate, half, fixed = x
+        rates = GroupedRates(dense, rate, half, gemm.launch)
+        routed = r["num_tokens"].astype(np.float64) * r["topk"] / r["moe_ep_size"]
+        experts = np.maximum(1.0, r["num_experts"] / r["moe_ep_size"])
+        inner, hidden = r["inter_size"] / r["moe_tp_size"], r["hidden_size"].astype(np.float64)
+        up = grouped_seconds(routed, experts, 2.0 * inner, hidden, rates)
+        down = grouped_seconds(routed, experts, hidden, inner, rates)
+        around = stream_seconds(2.0 * routed * (3.0 * inner + 3.0 * hidden), moves, kernels=0.0)
+        return np.asarray(up + down + around + fixed)
+
+    keys = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
+    numbers, provenance = fitted(
+        predict, rows, keys, source, [0.9, 50.0, 1e-5], [0.2, 1.0, 1e-7], [1.3, 2e3, 1e-4]
+    )
+    return GroupedFit(rate=numbers[0], half=numbers[1], launch=_s(gemm.launch), provenance=provenance)
+
+
+def stream_fit(chip: Chip) -> StreamFit:
+    """H100's achieved shares as a bandwidth share and a start-up time, carried over to other chips."""
+    label = Label.FITTED if chip.name == "h100-sxm" else Label.TRANSFERRED
+    return StreamFit(
+        memory=STREAM_SHARE,
+        half=STREAM_RAMP_S * STREAM_SHARE * chip.memory.bandwidth,
+        launch=_s(STREAM_LAUNCH_S),
+        provenance=Provenance(
+            label=label,
+            source="achieved shares on H100 (0.45 at 14 MB, 0.6 at 30 MB, 0.85 at 400 MB) and gpu-stream "
+            "triad on a Blackwell part (0.90 at 4 GB); start-up time kept, bandwidth by data sheet",
+        ),
+    )
+
+
+def fit_kernels(tables: Mapping[str, Table], chips: Mapping[str, Chip]) -> dict[str, KernelCalibration]:
+    """Fit every chip that the tables and ``chips`` (catalog name -> data sheet) both hold.
+
+    Args:
+        tables: ``gemm``, ``attention_prefill``, ``attention_decode`` and ``moe``, columns as published by
+            aiconfigurator with ``chip``, ``version`` and ``timing_mode``.
+        chips: data sheets by catalog name.
+
+    Raises:
+        ValueError: a table is missing.
+    """
+    needed = ("gemm", "attention_prefill", "attention_decode", "moe")
+    missing = [name for name in needed if name not in tables]
+    if missing:
+        raise ValueError(f"kernel tables missing: {', '.join(missing)}; needed: {', '.join(needed)}")
+    found = {}
+    for table_name, name in kernel_tables.CHIPS.items():
+        if name in chips and np.any(tables["gemm"]["chip"] == table_name):
+            found[name] = _fit_chip(tables, table_name, chips[name])
+    return found
+
+
+def _fit_chip(tables: Mapping[str, Table], table_name: str, chip: Chip) -> KernelCalibration:
+    gemm: dict[str, GemmFit] = {}
+    for format_name, source in kernel_tables.GEMM[table_name].items():
+        rows, text = _rows(tables, "gemm", table_name, source, "gemm_dtype")
+        rows = kernel_tables.select(rows, (rows["n"] >= NARROWEST) & (rows["k"] >= NARROWEST))
+        gemm[format_name] = fit_gemm(rows, chip, format_name, text, source.quantises)
+    attention: dict[str, AttentionFit] = {}
+    backward = BACKWARD_AMPERE if chip.name.startswith("a100") else BACKWARD_HOPPER
+    for format_name, source in kernel_tables.ATTENTION[table_name].items():
+        prefill, text = _rows(tables, "attention_prefill", table_name, source, "attn_dtype")
+        decode, _ = _rows(tables, "attention_decode", table_name, source, "attn_dtype")
+        prefill, decode = (
+            kernel_tables.select(part, part["kv_cache_dtype"] == source.dtype) for part in (prefill, decode)
+        )
+        text += "; backward share from the FlashAttention-2 and -3 papers"
+        attention[format_name] = fit_attention(prefill, decode, chip, format_name, text, backward)
+    stream = stream_fit(chip)
+    grouped: dict[str, GroupedFit] = {}
+    for format_name, source in kernel_tables.GROUPED[table_name].items():
+        rows, text = _rows(tables, "moe", table_name, source, "moe_dtype")
+        grouped[format_name] = fit_grouped(rows, chip, format_name, gemm[format_name], stream, text)
+    return KernelCalibration(
+        chip=chip.name,
+        gemm=gemm,
+        attention=attention,
+        grouped=grouped,
+        stream=stream,
+        energy=energy_fit(chip),
+        in_situ=dict.fromkeys(gemm, IN_SITU),
+    )
+
+
+def _rows(
+    tables: Mapping[str, Table], table: str, chip: str, source: Source, dtype_column: str
+) -> tuple[dict[str, NDArray[Any]], str]:
+    rows = kernel_tables.rows_of(tables[table], chip, source, dtype_column)
+    if not len(rows["seconds"]):
+        raise ValueError(f"table {table} has no device-timed rows of {chip}, {source}")
+    return rows, source.text(table, str(rows["version"][0]))
+
+
+def _s(seconds: float) -> str:
+    return f"{seconds!r} s"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read tables, fit, write one YAML file per chip."""
+    from ridgeline.facts import catalog
+
+    parser = argparse.ArgumentParser(prog="python -m ridgeline.calibrate.kernels", description=__doc__)
+    parser.add_argument(
+        "files", nargs="+", type=Path, help="parquet tables; the file name is the table's name"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for CHIP.yaml")
+    options = parser.parse_args(arguments)
+    tables = {path.stem: kernel_tables.read(path) for path in options.files}
+    chips = {name: catalog.chip(name) for name in kernel_tables.CHIPS.values()}
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, calibration in fit_kernels(tables, chips).items():
+        (options.out / f"{name}.yaml").write_text(calibration_yaml(calibration), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""Fused softmax attention: forward, backward and decode, from one small fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ridgeline.facts.chip import Chip
+from ridgeline.facts.kernel_calibration import AttentionFit, KernelCalibration
+from ridgeline.facts.observation import Label
+from ridgeline.timing.rates import Array, Numeric, column, operand, peak_flops_per_s, resolve
+
+#: Matrix work of backward over forward: five products instead of two (FlashAttention-2, arXiv:2307.08691).
+BACKWARD_FLOPS = 2.5
+#: Tensors moved: forward q k v o; backward reads q k v o and the output gradient and writes three gradients.
+BACKWARD_BYTES = 2.0
+#: Query rows of one block, and the least keys a split-KV part keeps.
+QUERY_BLOCK = 128.0
+SPLIT_KEYS = 512.0
+#: Head dimension that the fitted rate refers to.
+HEAD_DIM = 128.0
+
+
+class AttentionRates(NamedTuple):
+    """Hardware and fit. Each field is a float or an array that broadcasts with the shapes."""
+
+    peak_flops_per_s: Numeric
+    bandwidth_bytes_per_s: Numeric
+    cores: Numeric
+    value_bytes: Numeric  # per value of Q and O
+    kv_bytes: Numeric  # per value of K and V
+    rate: Numeric
+    half: Numeric
+    head_half: Numeric
+    backward: Numeric
+    memory: Numeric
+    memory_half: Numeric
+    launch: Numeric
+    labels: tuple[Label, ...] = ()  # one per operator
+
+
+def attention_rates(
+    chip: Chip, kernels: KernelCalibration, formats: Sequence[str], kv_formats: Sequence[str] | None = None
+) -> AttentionRates:
+    """Stack hardware and fit for operators computing in ``formats``; every field is ``[len(formats), 1]``.
+
+    Q and O are kept in 2 bytes; ``kv_formats`` is the storage of K and V and defaults to ``formats``.
+    """
+    found = [resolve(kernels.attention, name) for name in formats]
+    names = ("rate", "half", "head_half", "backward", "memory", "memory_half", "launch")
+    return AttentionRates(
+        peak_flops_per_s=column([peak_flops_per_s(chip, name) for name in formats]),
+        bandwidth_bytes_per_s=chip.memory.bandwidth,
+        cores=float(chip.cores),
+        value_bytes=2.0,
+        kv_bytes=column([operand(name).bytes for name in kv_formats or formats]),
+        **{name: column([getattr(fit, name) for fit, _ in found]) for name in names},
+        labels=tuple(label for _, label in found),
+    )
+
+
+def fit_rates(
+    fit: AttentionFit,
+    *,
+    peak_flops_per_s: float,
+    bandwidth_bytes_per_s: float,
+    cores: float,
+    value_bytes: float = 2.0,
+    kv_bytes: float = 2.0,
+) -> AttentionRates:
+    """Rates of one fit on one piece of hardware, all floats."""
+    return AttentionRates(
+        peak_flops_per_s, bandwidth_bytes_per_s, cores, value_bytes, kv_bytes,
+        fit.rate, fit.half, fit.head_half, fit.backward, fit.memory, fit.memory_half, fit.launch,
+        (fit.provenance.label,),
+    )  # fmt: skip
+
+
+def attention_flops(
+    batch: Numeric,
+    heads: Numeric,
+    q_len: Numeric,
+    kv_len: Numeric,
+    head_dim: Numeric,
+    v_dim: Numeric,
+    causal_share: Numeric = 1.0,
+    *,
+    backward: bool = False,
+) -> Array:
+    """Matrix work [FLOP]: 2 batch heads q kv share (head_dim + v_dim), times 2.5 for backward."""
+    pairs = np.asarray(q_len, dtype=np.float64) * kv_len * causal_share
+    forward = 2.0 * batch * heads * pairs * (np.asarray(head_dim, dtype=np.float64) + v_dim)
+    return np.asarray(forward * (BACKWARD_FLOPS if backward else 1.0))
+
+
+def attention_bytes(
+    batch: Numeric,
+    heads: Numeric,
+    kv_heads: Numeric,
+    q_len: Numeric,
+    kv_len: Numeric,
+    head_dim: Numeric,
+    v_dim: Numeric,
+    rates: AttentionRates,
+    *,
+    backward: bool = False,
+) -> Array:
+    """Memory traffic with Q, K, V and O moved once [byte]; backward moves twice as much."""
+    width = np.asarray(head_dim, dtype=np.float64) + v_dim
+    queries = np.asarray(heads, dtype=np.float64) * q_len * rates.value_bytes
+    keys = np.asarray(kv_heads, dtype=np.float64) * kv_len * rates.kv_bytes
+    return np.asarray(batch * width * (queries + keys) * (BACKWARD_BYTES if backward else 1.0))
+
+
+def attention_bound_seconds(
+    batch: Numeric,
+    heads: Numeric,
+    kv_heads: Numeric,
+    q_len: Numeric,
+    kv_len: Numeric,
+    head_dim: Numeric,
+    v_dim: Numeric,
+    rates: AttentionRates,
+    *,
+    causal_share: Numeric = 1.0,
+    backward: bool = False,
+) -> Array:
+    """Roofline lower bound [s]: max(FLOPs / peak, bytes / bandwidth). Shapes as in `attention_seconds`."""
+    flops = attention_flops(batch, heads, q_len, kv_len, head_dim, v_dim, causal_share, backward=backward)
+    traffic = attention_bytes(
+        batch, heads, kv_heads, q_len, kv_len, head_dim, v_dim, rates, backward=backward
+    )
+    return np.maximum(flops / rates.peak_flops_per_s, traffic / rates.bandwidth_bytes_per_s)
+
+
+def attention_seconds(
+    batch: Numeric,
+    heads: Numeric,
+    kv_heads: Numeric,
+    q_len: Numeric,
+    kv_len: Numeric,
+    head_dim: Numeric,
+    v_dim: Numeric,
+    rates: AttentionRates,
+    *,
+    causal_share: Numeric = 1.0,
+    backward: bool = False,
+) -> Array:
+    """Time of one fused attention kernel [s].
+
+    ::
+
+        wide    = (head_dim / (head_dim + head_half)) / (128 / (128 + head_half))
+        share   = rate wide (times ``backward`` of the fit in backward)
+        compute = FLOPs (1 + half / (q + 128)) / (peak share)
+        keys    = min(kv, 512 + kv q / 128)
+        longest = 2 min(q, 128) keys (head_dim + v_dim) cores / (peak share)
+        memory  = (bytes + memory_half) / (memory bandwidth)
+        t       = launch + (compute^4 + longest^4 + memory^4)^(1/4)
+
+    ``half`` is the tile waste of short queries: the masked half of the diagonal blocks, the padding of the
+    last block, the start of the pipeline. ``longest`` is the last query block alone on its core: few heads
+    and short batches cannot fill the chip, and below one block of queries (decode) the keys are split over
+    cores instead. Decode is otherwise the same formula on its memory side.
+
+    Args:
+        batch, heads, kv_heads, q_len, kv_len, head_dim, v_dim: sizes on this rank, floats or arrays that
+            broadcast; at least 1. ``head_dim`` is of queries and keys, ``v_dim`` of values (they differ in
+            latent attention).
+        rates: hardware and fit, `attention_rates` or `fit_rates`.
+        causal_share: computed pairs over q_len x kv_len: about 0.5 for a causal mask; a sliding window or a
+            packed document is expressed by it and by ``kv_len``.
+        backward: input gradients (dQ, dK, dV), recomputation of the scores included.
+
+    Valid range: head dimensions 64-256 (measured), 576 for latent attention (transferred).
+    """
+    q, kv = np.asarray(q_len, dtype=np.float64), np.asarray(kv_len, dtype=np.float64)
+    batch = np.asarray(batch, dtype=np.float64)
+    head = np.asarray(head_dim, dtype=np.float64)
+    flops = attention_flops(batch, heads, q, kv, head, v_dim, causal_share, backward=backward)
+    traffic = attention_bytes(batch, heads, kv_heads, q, kv, head, v_dim, rates, backward=backward)
+    wide = head * (HEAD_DIM + rates.head_half) / (HEAD_DIM * (head + rates.head_half))
+    share = rates.rate * wide
+    if backward:
+        share = share * rates.backward
+    core = rates.peak_flops_per_s * share
+    compute = flops * (1.0 + rates.half / (q + QUERY_BLOCK)) / core
+    keys = np.minimum(kv, SPLIT_KEYS + kv * q / QUERY_BLOCK)
+    work = attention_flops(1.0, rates.cores, np.minimum(q, QUERY_BLOCK), keys, head, v_dim, backward=backward)
+    longest = work / core
+    memory = (traffic + rates.memory_half) / (rates.memory * np.asarray(rates.bandwidth_bytes_per_s))
+    both = np.square(np.square(compute)) + np.square(np.square(longest)) + np.square(np.square(memory))
+    return np.asarray(rates.launch + np.sqrt(np.sqrt(both)))

@@ -1,0 +1,178 @@
+"""Matrix multiplication: a bound, and a tile-and-wave guess with a few fitted numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ridgeline.facts.chip import Chip
+from ridgeline.facts.kernel_calibration import GemmFit, KernelCalibration
+from ridgeline.facts.observation import Label
+from ridgeline.timing.rates import Array, Numeric, column, operand, peak_flops_per_s, resolve
+
+#: Output tiles (rows, columns) a library chooses from; the best one is taken per shape.
+TILES = np.array([(256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64)], dtype=np.float64)
+#: Split-K limits: a part keeps at least this depth, and at most this many parts share a tile.
+SPLIT_DEPTH = 256.0
+SPLIT_MOST = 16.0
+#: Above this many elements the tile candidates are tried one after the other, so that they stay in cache.
+STACKED_ELEMENTS = 4096
+
+
+class GemmRates(NamedTuple):
+    """Hardware and fit. Each field is a float or an array that broadcasts with the shapes."""
+
+    peak_flops_per_s: Numeric
+    bandwidth_bytes_per_s: Numeric
+    cores: Numeric
+    in_bytes: Numeric  # per value of A and B
+    out_bytes: Numeric  # per value of C
+    rate: Numeric
+    tile: Numeric
+    memory: Numeric
+    memory_half: Numeric
+    launch: Numeric
+    l2: Numeric
+    ramp: Numeric
+    splitk: Numeric
+    labels: tuple[Label, ...] = ()  # one per operator
+
+
+def gemm_rates(
+    chip: Chip, kernels: KernelCalibration, formats: Sequence[str], out_bytes: float = 2.0
+) -> GemmRates:
+    """Stack hardware and fit for operators of the given input formats; every field is ``[len(formats), 1]``.
+
+    ``out_bytes`` [byte] per value of C is 2 (bf16) unless told. A format without a fit follows its relatives
+    (`ridgeline.timing.rates.resolve`) as a share of its own peak, labelled transferred.
+    """
+    found = [resolve(kernels.gemm, name) for name in formats]
+    fits = [fit for fit, _ in found]
+    return GemmRates(
+        peak_flops_per_s=column([peak_flops_per_s(chip, name) for name in formats]),
+        bandwidth_bytes_per_s=chip.memory.bandwidth,
+        cores=float(chip.cores),
+        in_bytes=column([operand(name).bytes for name in formats]),
+        out_bytes=out_bytes,
+        **_columns(fits),
+        labels=tuple(label for _, label in found),
+    )
+
+
+def fit_rates(
+    fit: GemmFit,
+    *,
+    peak_flops_per_s: float,
+    bandwidth_bytes_per_s: float,
+    cores: float,
+    in_bytes: float,
+    out_bytes: float,
+) -> GemmRates:
+    """Rates of one fit on one piece of hardware, all floats."""
+    return GemmRates(
+        peak_flops_per_s, bandwidth_bytes_per_s, cores, in_bytes, out_bytes,
+        fit.rate, fit.tile, fit.memory, fit.memory_half, fit.launch, fit.l2, fit.ramp, fit.splitk,
+        (fit.provenance.label,),
+    )  # fmt: skip
+
+
+def _columns(fits: Sequence[GemmFit]) -> dict[str, Array]:
+    names = ("rate", "tile", "memory", "memory_half", "launch", "l2", "ramp", "splitk")
+    return {name: column([getattr(fit, name) for fit in fits]) for name in names}
+
+
+def gemm_flops(m: Numeric, n: Numeric, k: Numeric, batch: Numeric = 1.0) -> Array:
+    """Operations of ``batch`` products [FLOP]: 2 m n k batch."""
+    return np.asarray(2.0 * np.asarray(m, dtype=np.float64) * n * k * batch)
+
+
+def gemm_bytes(
+    m: Numeric, n: Numeric, k: Numeric, batch: Numeric = 1.0, *, in_bytes: Numeric, out_bytes: Numeric
+) -> Array:
+    """Memory traffic with every operand moved once [byte]: batch (in (m k + n k) + out m n)."""
+    m, n = np.asarray(m, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    return np.asarray((in_bytes * (k * (m + n)) + out_bytes * (m * n)) * batch)
+
+
+def gemm_bound_seconds(m: Numeric, n: Numeric, k: Numeric, batch: Numeric, rates: GemmRates) -> Array:
+    """Roofline lower bound [s]: max(FLOPs / peak, bytes / bandwidth). Shapes as in `gemm_seconds`."""
+    traffic = gemm_bytes(m, n, k, batch, in_bytes=rates.in_bytes, out_bytes=rates.out_bytes)
+    compute = gemm_flops(m, n, k, batch) / rates.peak_flops_per_s
+    return np.maximum(compute, traffic / rates.bandwidth_bytes_per_s)
+
+
+def gemm_seconds(m: Numeric, n: Numeric, k: Numeric, batch: Numeric, rates: GemmRates) -> Array:
+    """Time of ``batch`` independent products C[m, n] = A[m, k] B[k, n] in one kernel [s].
+
+    For each output tile (tm, tn) of `TILES`, with T = batch ceil(m/tm) ceil(n/tn) tiles on ``cores`` cores::
+
+        share   = rate tm tn / (tm tn + tile)
+        depth   = 2 tm tn k cores / (peak share)                    time of one tile
+        whole   = ceil(T / cores) (ramp + depth)
+        split   = ceil(s T / cores) (ramp + depth / s) + s splitk 4 m n batch / bandwidth
+                  s = cores // T, at least 1, at most 16 and k / 256
+        compute = min(whole, split)
+        l2      = in k tm tn T (1/tm + 1/tn) / (l2 bandwidth)       operand tiles read through the cache
+        memory  = (bytes + memory_half) / (memory bandwidth)
+        t       = launch + (compute^4 + l2^4 + memory^4)^(1/4)      softened maximum
+
+    and the fastest tile wins. The step that dominates hides most of the others; the fourth power was as good
+    as any exponent between 3 and 5 on measured shapes.
+
+    Args:
+        m, n, k, batch: sizes, floats or arrays that broadcast with each other and with ``rates``; at least 1
+            (they need not be whole: an average expert may have 3.7 rows).
+        rates: hardware and fit, `gemm_rates` or `fit_rates`.
+
+    Valid range: shapes with n and k from 128; measured up to 65,536. More work never takes less time beyond
+    the quantisation of tiles and split-K parts. Sizes below 1 have no meaning and are not checked here.
+
+    Reference: tiles, waves and split-K as in NVIDIA, "Matrix Multiplication Background User's Guide".
+    """
+    m, n, k, batch = (np.asarray(size, dtype=np.float64) for size in (m, n, k, batch))
+    shape = np.broadcast_shapes(m.shape, n.shape, k.shape, batch.shape, np.shape(rates.rate))
+    products = m * n * batch
+    traffic = rates.in_bytes * (k * (m + n) * batch) + rates.out_bytes * products
+    memory = (traffic + rates.memory_half) / (rates.memory * np.asarray(rates.bandwidth_bytes_per_s))
+    floor = np.square(np.square(memory))
+    parts = np.clip(np.floor(k / SPLIT_DEPTH), 1.0, SPLIT_MOST)
+    partial = products * rates.splitk * (4.0 / np.asarray(rates.bandwidth_bytes_per_s))
+    stacks = (TILES,) if np.prod(shape) * len(TILES) <= STACKED_ELEMENTS else TILES[:, None, :]
+    best: Array | None = None
+    for stack in stacks:
+        fastest = _fourth_power(stack, m, n, k, batch, parts, partial, rates, len(shape)).min(axis=0)
+        best = fastest if best is None else np.minimum(best, fastest)
+    assert best is not None
+    return np.asarray(rates.launch + np.sqrt(np.sqrt(best + floor)))
+
+
+def _fourth_power(
+    tiles: Array,
+    m: Array,
+    n: Array,
+    k: Array,
+    batch: Array,
+    parts: Array,
+    partial: Array,
+    rates: GemmRates,
+    ndim: int,
+) -> Array:
+    """compute^4 + l2^4 for each tile on a leading axis [s^4]."""
+    rows, columns = (tiles[:, side].reshape((-1,) + (1,) * ndim) for side in (0, 1))
+    area = rows * columns
+    per_depth = (2.0 * (area + rates.tile)) * (
+        np.asarray(rates.cores) / (np.asarray(rates.peak_flops_per_s) * rates.rate)
+    )
+    count = np.ceil(m / rows) * np.ceil(n / columns) * batch
+    depth = per_depth * k
+    filled = count / rates.cores
+    compute = np.ceil(filled) * (depth + rates.ramp)
+    split = np.clip(np.floor(1.0 / filled), 1.0, parts)
+    compute = np.minimum(compute, np.ceil(split * filled) * (depth / split + rates.ramp) + split * partial)
+    cache = (rows + columns) * (
+        np.asarray(rates.in_bytes) / (np.asarray(rates.l2) * rates.bandwidth_bytes_per_s)
+    )
+    reads = cache * k * count
+    return np.asarray(np.square(np.square(compute)) + np.square(np.square(reads)))
