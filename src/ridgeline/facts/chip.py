@@ -57,6 +57,9 @@ class Chip(Spec):
     l2: Size = Field(description="last-level cache or on-chip SRAM")
     cores: Count = Field(description="SMs, CUs, TensorCores or equivalents that a kernel is tiled over")
     clock: Annotated[Hertz, Field(gt=0)] = Field(description="clock at which the matrix rates hold")
+    max_clock: Hertz | None = Field(
+        None, description="highest clock; a physical bound uses it, where given, instead of `clock`"
+    )
     scale_up: ScaleUp
     host_bandwidth: Bandwidth = Field(description="host link (PCIe, C2C), per direction")
     tdp: Annotated[Watts, Field(gt=0)] = Field(description="power limit of the chip or module, as shipped")
@@ -72,6 +75,11 @@ class Chip(Spec):
     source: dict[str, str] = Field(
         min_length=1, description="source by top-level field; key 'default' covers the rest"
     )
+
+    @property
+    def best_clock(self) -> float:
+        """Highest clock [Hz]: `max_clock`, or the clock of the data sheet where it is not known."""
+        return max(self.max_clock or 0.0, self.clock)
 
 
 class Tier(Spec):
