@@ -1,0 +1,91 @@
+"""Time of expert-parallel dispatch and combine: a token goes once to each node, then once to each rank, it needs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ridgeline.facts.chip import Cluster
+from ridgeline.facts.link_calibration import LinkCalibration
+from ridgeline.timing.collectives import Phase, stream_seconds
+from ridgeline.timing.topology import FloatArray, Numeric, Placement
+
+
+def distinct(groups: Numeric, picks: Numeric) -> FloatArray:
+    """Expected number of distinct groups hit by ``picks`` balanced random picks: ``G (1 - (1 - 1/G)^k)`` [1]."""
+    g = np.asarray(groups, dtype=np.float64)
+    return np.asarray(g * (1.0 - (1.0 - 1.0 / g) ** picks))
+
+
+def dispatch_seconds(
+    tokens: Numeric,
+    hidden_bytes: Numeric,
+    topk: Numeric,
+    placement: Placement,
+    cluster: Cluster,
+    links: LinkCalibration,
+    *,
+    node_limit: Numeric | None = None,
+    combine: bool = False,
+    low_latency: bool = False,
+    concurrent: Numeric = 1.0,
+) -> FloatArray:
+    """Seconds to send every token to the ranks of its experts (or, with ``combine``, results back).
+
+    High throughput: a token crosses the scale-out network once per distinct other node, on its own rail, and the
+    scale-up links once per distinct rank that is not on that rail:
+
+        nodes = distinct(min(N, limit), k) (1 - 1/N)          bytes out  = tokens hidden nodes
+        ranks = distinct(m min(N, limit), k) (1 - 1/m)        bytes up   = tokens hidden ranks
+
+    for N nodes with m ranks each. Low latency: one message per chosen expert, ``k`` copies of every token, straight
+    to its rank. Routing is balanced; the busiest rank is for the caller to scale.
+
+    Args:
+        tokens: tokens of one rank [1], float or array [plans].
+        hidden_bytes: bytes of one token in its format, scales included [B] (7168 * 1.03125 for block fp8).
+        topk: experts per token [1].
+        placement: the expert-parallel group.
+        cluster: the machine.
+        links: fitted coefficients of the chip.
+        node_limit: most nodes a token may go to; None = no limit.
+        combine: results back to their tokens: same routes, its own fit.
+        low_latency: the kernels of decode.
+        concurrent: equal flows that share each link, at least 1.
+
+    Returns:
+        Seconds; exactly 0 for a group of one. Checked inside one node (8 and 4 ranks); beyond, transferred.
+
+    Reference: DeepSeek-V3 (arXiv:2412.19437), section 3.2.2; DeepEP.
+    """
+    n = np.asarray(placement.size, dtype=np.float64)
+    token_bytes = np.asarray(tokens, dtype=np.float64) * hidden_bytes
+    key = ("combine" if combine else "dispatch") + ("_low_latency" if low_latency else "")
+    phases = dispatch_phases(key, token_bytes, topk, placement, node_limit)
+    time = stream_seconds(phases, placement, cluster, links, np.asarray(concurrent, dtype=np.float64))
+    return np.where(n > 1.0, time, 0.0)
+
+
+def dispatch_phases(
+    key: str, token_bytes: Numeric, topk: Numeric, placement: Placement, node_limit: Numeric | None = None
+) -> list[Phase]:
+    """What dispatch or combine of ``token_bytes`` [B] per rank does on every tier: see `dispatch_seconds`."""
+    n = np.asarray(placement.size, dtype=np.float64)
+    phases: list[Phase] = []
+    subgroups = n
+    for tier, domains in enumerate(placement.domains):
+        ranks = n / subgroups
+        peers = (placement.members[tier] if tier == 0 else n) - ranks
+        if key.endswith("low_latency"):
+            copies = topk * peers / n
+        elif tier == 0:
+            reach = domains if node_limit is None else np.minimum(domains, node_limit)
+            members = placement.members[0]
+            copies = distinct(members * reach, topk) * (1.0 - 1.0 / members)
+        else:
+            reach = subgroups if node_limit is None else np.minimum(subgroups, node_limit)
+            copies = distinct(reach, topk) * (1.0 - 1.0 / subgroups)
+        crossed = subgroups > domains
+        sent = np.where(crossed, token_bytes * copies, 0.0)
+        phases.append(Phase(tier, key, placement.members[tier] - ranks, sent, serial=1.0 * crossed))
+        subgroups = domains
+    return phases

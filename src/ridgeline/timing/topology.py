@@ -1,0 +1,114 @@
+"""Placement: where the ranks of a group sit on the tiers of a cluster.
+
+Rank i sits on chip i. Blocks of ranks that fit inside a domain never straddle two domains: a 72-chip rack that runs
+groups of 16 leaves eight chips idle, as such racks are run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.facts.chip import Cluster, Tier
+
+#: An int or float for one plan, an int64 or float64 array of one shared shape for a grid.
+Numeric = int | float | NDArray[Any]
+FloatArray = NDArray[np.float64]
+
+#: Longest torus axis a group is laid along before it takes the next axis (TPU pods of 16 x 16, cubes of 4 x 4 x 4).
+TORUS_AXIS = 16.0
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A group of ranks on a cluster, tier by tier from the inside out.
+
+    Attributes:
+        size: ranks of the group.
+        stride: distance of consecutive members in the global rank order.
+        domains: per tier, the number of that tier's domains the group touches; ``size`` stands before the first.
+        members: per tier, group members inside one domain of that tier (mean when they do not divide).
+        sharing: per tier, sibling groups that run at the same time inside one domain of that tier. `Tier.bandwidth`
+            is already what one chip gets when all chips send, so siblings cost nothing by themselves; the number
+            tells how many groups a domain's uplinks serve.
+        on_rail: per tier, whether ring neighbours on that tier are the same chip of different nodes.
+    """
+
+    size: Numeric
+    stride: Numeric
+    domains: tuple[FloatArray, ...]
+    members: tuple[FloatArray, ...]
+    sharing: tuple[FloatArray, ...]
+    on_rail: tuple[NDArray[np.bool_], ...]
+
+
+def place(size: Numeric, stride: Numeric, cluster: Cluster) -> Placement:
+    """Place a group of ``size`` ranks [1], ``stride`` ranks apart [1], on ``cluster``.
+
+    Members span ``size * stride`` ranks, so they touch ``ceil(size * stride / D)`` domains of ``D`` chips, at most
+    one per member; a domain of unlimited size holds all. With ``D % stride != 0`` members per domain are a mean.
+
+    Args:
+        size: int or array [plans], at least 1.
+        stride: int or array [plans], at least 1.
+        cluster: the machine.
+
+    Raises:
+        ValueError: a size or stride below 1.
+    """
+    n = np.asarray(size, dtype=np.float64)
+    s = np.asarray(stride, dtype=np.float64)
+    if np.any(n < 1) or np.any(s < 1):
+        raise ValueError("group size and stride must be at least 1")
+    domains: list[FloatArray] = []
+    members: list[FloatArray] = []
+    sharing: list[FloatArray] = []
+    on_rail: list[NDArray[np.bool_]] = []
+    inner_chips = 1.0
+    for tier in cluster.tiers:
+        chips = np.inf if tier.size is None else float(tier.size)
+        touched = np.minimum(n, np.maximum(np.ceil(n * s / chips), 1.0))
+        inside = n / touched
+        domains.append(touched)
+        members.append(inside)
+        sharing.append(np.maximum(np.minimum(chips, n * s) / inside, 1.0))
+        # Neighbours across this tier share a rail when whole inner domains lie between them or the group fills
+        # the inner domain (each of its chips then rings with its twin).
+        on_rail.append((s % inner_chips == 0) | (inner_chips % s == 0))
+        inner_chips = chips if np.isfinite(chips) else inner_chips
+    return Placement(size, stride, tuple(domains), tuple(members), tuple(sharing), tuple(on_rail))
+
+
+def is_scale_up(tier: Tier, index: int) -> bool:
+    """Whether tier ``index`` (0 = innermost) is the scale-up domain: the innermost, unless it is a routed fabric."""
+    return index == 0 and tier.topology not in ("fat-tree", "dragonfly")
+
+
+def torus_axes(tier: Tier, members: Numeric) -> tuple[FloatArray, FloatArray]:
+    """Axes a group of ``members`` uses on a torus and its length along each: ``axes = ceil(log_16 members)``.
+
+    Compilers lay one mesh axis on one torus axis of up to 16 chips and on the next ones beyond; every axis is taken
+    as a closed ring (wrap-around links).
+    """
+    total = float(tier.torus_axes or 3)
+    m = np.maximum(np.asarray(members, dtype=np.float64), 1.0)
+    axes = np.clip(np.ceil(np.log(m) / np.log(TORUS_AXIS) - 1e-9), 1.0, total)
+    return axes, m ** (1.0 / axes)
+
+
+def usable_share(tier: Tier, members: Numeric) -> FloatArray:
+    """Share of a chip's tier bandwidth that ``members`` of one group inside the tier can use [1], in (0, 1].
+
+    A switch gives any pair the full rate. A fully connected mesh has one link per pair: ``(members - 1) / (D - 1)``.
+    A torus gives the links of the axes that the group lies on: ``axes used / axes``.
+    """
+    m = np.asarray(members, dtype=np.float64)
+    if tier.topology == "mesh" and tier.size is not None and tier.size > 1:
+        return np.clip((m - 1.0) / (tier.size - 1.0), 1.0 / (tier.size - 1.0), 1.0)
+    if tier.topology == "torus":
+        axes, _ = torus_axes(tier, m)
+        return np.asarray(axes / float(tier.torus_axes or 3), dtype=np.float64)
+    return np.ones_like(m)
