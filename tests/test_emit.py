@@ -198,6 +198,14 @@ def test_torchtitan_says_what_the_plan_says() -> None:
     assert config["training"]["global_batch_size"] == 2048
 
 
+def test_torchtitan_zero_bubble_holds_two_chunks() -> None:
+    plan = Plan(pp=8, dp=8, zero=3, schedule="zb-v")
+    made = scenario("llama-3.1-8b", plan, recipe="bf16-fsdp", stack="torchtitan-2025")
+    parallel = tomllib.loads(emit("torchtitan", made))["parallelism"]
+    assert parallel["pipeline_parallel_schedule"] == "ZBVZeroBubble"
+    assert parallel["pipeline_parallel_layers_per_stage"] == 2
+
+
 def test_torchtitan_float8() -> None:
     plan = Plan(ep=8, dp=32, zero=3)
     made = scenario("qwen3-30b-a3b", plan, recipe="fp8-current", stack="torchtitan-2025")
@@ -219,7 +227,7 @@ def test_nemo_says_what_the_plan_says() -> None:
 REFUSED = [
     ("megatron", META, {"schedule": "dualpipe"}, "schedule", "1f1b"),
     ("nemo", META, {"schedule": "zb-h1"}, "schedule", "interleaved"),
-    ("megatron", META, {"schedule": "1f1b"}, "schedule", "interleaved with vpp > 1"),
+    ("megatron", META, {"schedule": "1f1b"}, "schedule", "interleaved or vpp = 1"),
     ("megatron", META, {"offload_activations": True}, "offload_activations", "False"),
     ("megatron", META, {"overlap_param": True, "overlap_grad": False}, "overlap_param", "False"),
     ("megatron", META, {"recompute": "full", "recompute_layers": 3}, "recompute_layers", "vpp"),

@@ -162,18 +162,20 @@ def _data_parallel(plan: Plan) -> Options:
 def _pipeline(scenario: Scenario, plan: Plan) -> Options:
     if plan.schedule not in _SCHEDULES:
         raise EmitError(NAME, "schedule", plan.schedule, _SCHEDULES)
-    chunks: dict[str, list[object]] = {"interleaved": ["2 or more"], "zb-v": [2]}
-    wanted = chunks.get(plan.schedule, [1])
-    if plan.vpp not in wanted and not (plan.schedule == "interleaved" and plan.vpp > 1):
-        raise EmitError(NAME, "vpp", plan.vpp, wanted, plan.schedule)
+    looped = plan.schedule == "interleaved" and plan.vpp > 1
+    # A V-shaped schedule holds two chunks per stage whatever vpp says; the others know no chunks.
+    virtual = 2 if plan.schedule == "zb-v" else plan.vpp
+    if plan.schedule in ("gpipe", "1f1b") and plan.vpp != 1:
+        raise EmitError(NAME, "vpp", plan.vpp, [1], plan.schedule)
     num_layers = scenario.architecture.num_layers
-    full, first, last = layers.shortened(num_layers, plan.pp, plan.vpp)
-    missing = plan.pp * plan.vpp * full - num_layers
+    full, first, last = layers.shortened(num_layers, plan.pp, virtual)
+    missing = plan.pp * virtual * full - num_layers
     if missing != first + last or max(first, last) > full:
-        divisors = f"pp x vpp of at most {num_layers}, in chunks that differ at the ends only"
-        raise EmitError(NAME, "pp x vpp", plan.pp * plan.vpp, [divisors], f"{num_layers} layers")
+        choices = [f"chunks of {num_layers} layers that differ at the two ends only"]
+        raise EmitError(NAME, "pp x vpp", plan.pp * virtual, choices)
+    name = "1F1B" if plan.schedule == "interleaved" and not looped else _SCHEDULES[plan.schedule]
     return {
-        "parallelism.pipeline_parallel_schedule": _SCHEDULES[plan.schedule],
+        "parallelism.pipeline_parallel_schedule": name,
         "parallelism.pipeline_parallel_microbatch_size": plan.micro_batch,
         "parallelism.pipeline_parallel_layers_per_stage": full,
         "parallelism.pipeline_parallel_first_stage_less_layers": first,
