@@ -1,0 +1,1 @@
+"""F7: search of the plan space."""

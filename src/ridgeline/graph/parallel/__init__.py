@@ -1,0 +1,1 @@
+"""One parallel axis, one file, one pass over a block: divide dimensions, add messages."""

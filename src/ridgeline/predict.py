@@ -1,0 +1,90 @@
+"""F8: the whole system on one page: a Scenario becomes a Prediction.
+
+facts -> demand (graph) -> time (timing) -> schedule (sim) -> metrics -> ladder (insight).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ridgeline.facts.plan import Plan, PlanGrid
+from ridgeline.facts.scenario import Scenario
+from ridgeline.graph.build import model_flops
+from ridgeline.graph.laws import check_plan
+from ridgeline.graph.memory import KINDS
+from ridgeline.insight.ladder import ladder
+from ridgeline.metrics import Prediction
+from ridgeline.sim.reality import ORDER, staircase
+from ridgeline.sim.stage_costs import stage_class
+from ridgeline.sim.step import Step, step
+from ridgeline.insight.labels import labels_of
+from ridgeline.insight.operators import operator_times
+from ridgeline.insight.uncertainty import relative_interval
+from ridgeline.timing.rates import peak_flops_per_s
+
+REALITY = staircase()
+
+
+def train(scenario: Scenario) -> Prediction:
+    """Predict one training step of one plan.
+
+    Raises:
+        PlanError: the degrees do not fit the model, the job or the machine.
+    """
+    plan = scenario.plan
+    assert isinstance(plan, Plan)
+    check_plan(scenario)
+    grid = PlanGrid.of([plan]).take(np.zeros(len(ORDER) + 1, dtype=np.int64))
+    return prediction(scenario, step(scenario, grid, REALITY))
+
+
+def prediction(scenario: Scenario, result: Step) -> Prediction:
+    """Read the numbers of one plan off a staircase evaluation of its step (last entry: everything counts)."""
+    plan, job, chip = scenario.plan, scenario.job, scenario.chip
+    assert isinstance(plan, Plan)
+    total = float(result.total_s[-1])
+    needed = model_flops(scenario.architecture, job, scenario.stack, scenario.recipe)
+    full = model_flops(scenario.architecture, job, scenario.stack, scenario.recipe, full_attention=True)
+    peak = peak_flops_per_s(chip, scenario.recipe.linear)
+    supply = total * plan.chips * peak
+    done = float(result.executed_flops[-1])
+    model_s = float(result.total_s[0]) * min(needed / done, 1.0)
+    memory = {
+        kind: [float(result.memory[kind][c, -1]) for c in stage_class(np.arange(plan.pp), plan.pp)]
+        for kind in KINDS
+    }
+    peak_memory = max(sum(stage) for stage in zip(*memory.values(), strict=True))
+    low, high = relative_interval(scenario, result)
+    tokens = float(job.batch) * job.seq
+    joules = float(result.joules[-1])
+    pipeline = result.pipeline
+    return Prediction(
+        scenario=scenario,
+        step_time_s=total,
+        step_time_low_s=max(total * low, model_s),
+        step_time_high_s=total * high,
+        bound_s=model_s,
+        mfu=needed / supply,
+        mfu_full_attention=full / supply,
+        hfu=float(result.hardware_flops[-1]) / supply,
+        tokens_per_s_per_chip=tokens / total / plan.chips,
+        model_tflops_per_chip=needed / total / plan.chips / 1e12,
+        peak_memory_bytes=peak_memory,
+        memory_capacity_bytes=chip.memory.capacity,
+        memory=memory,
+        ladder=ladder(model_s, result.total_s),
+        exposed_s={axis: float(seconds[-1]) for axis, seconds in result.exposed_s.items()},
+        bubble_share=float(pipeline.bubble_s[-1] / total),
+        energy_j_per_step=joules,
+        average_power_w=joules / total / plan.chips,
+        days=None if job.tokens is None else job.tokens / tokens * total / 86400.0,
+        labels=labels_of(scenario),
+        operators=operator_times(result),
+    )
+
+
+def with_plan(scenario: Scenario, plan: Plan) -> Scenario:
+    """The scenario under another plan."""
+    return replace(scenario, plan=plan)
