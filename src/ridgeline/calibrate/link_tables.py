@@ -1,4 +1,4 @@
-"""Read measured collectives into `Samples`: tables of kernel latencies, nccl-tests logs, shares by node count."""
+"""Read measured collectives: tables of kernel latencies, nccl-tests logs, shares by node count."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Samples:
     Attributes:
         key: key of the calibration.
         ranks: group size.
-        size_bytes: bytes by the convention of `ridgeline.timing.collectives`; for experts, bytes of a rank's tokens.
+        size_bytes: bytes by the convention of `ridgeline.timing.collectives`; for experts, a rank's tokens.
         seconds: measured time.
         source: table, library and version.
         topk: experts per token, for dispatch and combine.
@@ -95,7 +95,7 @@ def read_table(path: Path) -> dict[str, list[Samples]]:
 
 
 def _collectives(rows: dict[str, Any], chip: str, table: str) -> list[Samples]:
-    """NCCL rows. All-reduce of numbers that switches can add goes in-network in full nodes; bytes show the rings."""
+    """NCCL rows. Switches add half precision, so full nodes reduce it in-network; int8 shows the rings."""
     size = rows["message_size"] * np.array([_NCCL_BYTES[name] for name in rows["nccl_dtype"]])
     nccl = rows["framework"] == "nccl"
     adds_in_switch = (rows["nccl_dtype"] == "half") & (rows["num_gpus"] >= 8)

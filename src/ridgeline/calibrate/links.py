@@ -47,7 +47,7 @@ class Moves:
 
 
 def moves(samples: Samples, domain: int) -> list[Moves]:
-    """Steps and bytes under every algorithm that `ridgeline.timing` would try, inside one ``domain`` of chips."""
+    """Steps and bytes under every algorithm that `ridgeline.timing` tries, inside one ``domain`` of chips."""
     cluster = _bench(domain)
     placement = place(samples.ranks, 1, cluster)
     if samples.topk is not None:
@@ -72,7 +72,9 @@ def _bench(domain: int) -> Cluster:
         name="link", size=domain, bandwidth=1.0, latency=0.0, topology="switch", rail_optimised=False,
         oversubscription=1.0, in_network_reduction=True, lossy=False, torus_axes=None,
     )  # fmt: skip
-    return Cluster.model_construct(name="bench", chips_per_node=domain, tiers=(tier,))
+    return Cluster.model_construct(
+        name="bench", title="", chip="", chips_per_node=domain, tiers=(tier,), node_overhead=0.0, source={}
+    )
 
 
 def seconds(parameters: FloatArray, found: Sequence[Moves], bandwidth: float) -> FloatArray:
@@ -186,10 +188,12 @@ def _link_fit(
     several = np.ptp(samples.ranks) > 0
     return LinkFit(
         regimes=tuple(
-            Regime(
-                base=f"{base * 1e6:.4g} us",  # type: ignore[arg-type]
-                hop=f"{hop * 1e6 if several else 0.0:.4g} us",  # type: ignore[arg-type]
-                share=float(f"{share:.4g}"),
+            Regime.model_validate(
+                {
+                    "base": f"{base * 1e6:.4g} us",
+                    "hop": f"{hop * 1e6 if several else 0.0:.4g} us",
+                    "share": float(f"{share:.4g}"),
+                }
             )
             for base, hop, share in used
         ),
@@ -203,7 +207,7 @@ def _link_fit(
 
 
 def calibrate(chip: Chip, tables: Sequence[Samples], shares: Sequence[Path]) -> LinkCalibration:
-    """All link coefficients of ``chip``: scale-up fitted to its own rows, scale-out from shares between nodes."""
+    """Link coefficients of ``chip``: scale-up fitted to its own rows, scale-out from shares between nodes."""
     cluster = catalog.cluster_for(chip.name)
     scale_up: dict[str, LinkFit] = {}
     for samples in tables:

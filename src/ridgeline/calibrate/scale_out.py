@@ -49,8 +49,8 @@ def fit_shares(table: Shares, *, seed: int = 0) -> LinkFit:
     """One regime from achieved shares; errors on three of ten rows held out.
 
     Rings over N nodes of m ranks have N - 1 steps on the network and N (m - 1) inside nodes:
-    ``t = base + (N - 1) hop + N (m - 1) relay + size (1 - 1/n) / (m share bandwidth)``, and a table's share is
-    ``size (1 - 1/n) / (t m bandwidth)``. All-to-all posts n - m messages, ``size (1 - 1/N)`` bytes leave.
+    ``t = base + (N - 1) hop + N (m - 1) relay + size (1 - 1/n) / (m share bandwidth)``, and a table's share
+    is ``size (1 - 1/n) / (t m bandwidth)``. All-to-all posts n - m messages, ``size (1 - 1/N)`` bytes leave.
     """
     n, m, nodes = table.nodes * table.ranks_per_node, table.ranks_per_node, table.nodes
     exchange = table.key == "all_to_all"

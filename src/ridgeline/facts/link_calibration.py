@@ -40,8 +40,8 @@ class LinkCalibration(Spec):
     Keys: ``all_reduce`` (ring), ``all_reduce_tree``, ``all_reduce_in_network`` (NVLS, SHARP),
     ``all_reduce_engine`` (one-shot and two-shot kernels of serving engines), ``all_gather``,
     ``reduce_scatter``, ``all_to_all``, ``send``, ``broadcast``, and the expert-parallel kernels ``dispatch``,
-    ``combine``, ``dispatch_low_latency``, ``combine_low_latency``. A collective without a fit of its own takes
-    the one that moves data alike: see `ridgeline.timing.collectives`.
+    ``combine``, ``dispatch_low_latency``, ``combine_low_latency``. A collective without a fit of its own
+    takes the one that moves data alike: see `ridgeline.timing.collectives`.
     """
 
     chip: str

@@ -1,10 +1,10 @@
 """Time of one collective: bytes and steps on every tier it crosses, best algorithm and best library regime.
 
 Byte conventions (n ranks): ``all_reduce`` the buffer on each rank; ``all_gather`` the gathered output;
-``reduce_scatter`` the input on each rank; ``all_to_all`` what each rank holds, of which (n-1)/n leaves it; ``send``
-and ``broadcast`` the message.
+``reduce_scatter`` the input on each rank; ``all_to_all`` what each rank holds, of which (n-1)/n leaves it;
+``send`` and ``broadcast`` the message.
 
-Every formula takes floats or arrays of one shape; there are loops over tiers, regimes and algorithms, never over plans.
+Every formula takes floats or arrays of one shape; loops run over tiers, regimes and algorithms, not plans.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _infinite(algorithms: list[Algorithm]) -> FloatArray:
     return np.full(np.broadcast_shapes(*shapes), np.inf)
 
 
-# --- algorithms: who sends how much on which tier ------------------------------------------------------------------
+# Algorithms: who sends how much on which tier
 
 
 def algorithms(
@@ -173,7 +173,7 @@ def algorithms(
 
 
 def _levels(placement: Placement) -> list[tuple[int, FloatArray, FloatArray, FloatArray]]:
-    """Per tier: index, subgroups it joins in all, domains they make, ranks inside one subgroup (its rails)."""
+    """Per tier: index, subgroups it joins, domains they make, ranks inside one subgroup (its rails)."""
     n = np.asarray(placement.size, dtype=np.float64)
     levels, before = [], n * np.ones_like(placement.domains[0])
     for index, domains in enumerate(placement.domains):
@@ -187,8 +187,8 @@ def _ring(key: str, size: FloatArray, placement: Placement, passes: float) -> li
 
     Every edge of a ring carries ``size / rings * (1 - 1/n)``; a subgroup of m ranks has m rings, so one of a
     rank's m rings leaves the subgroup. A ring has ``subgroups - domains`` edges on a tier. Edges inside the
-    innermost domain of a ring that crosses nodes count as relays of the tier it crosses: kernels then wait for
-    the network, which is another latency than that of a ring inside the domain.
+    innermost domain of a ring that crosses nodes count as relays of the tier it crosses: kernels then wait
+    for the network, which is another latency than that of a ring inside the domain.
     """
     n = np.asarray(placement.size, dtype=np.float64)
     nodes = placement.domains[0]
@@ -290,13 +290,13 @@ def _broadcast(size: FloatArray, placement: Placement, *, tree: bool) -> list[Ph
     return phases
 
 
-# --- time of phases -------------------------------------------------------------------------------------------------
+# Time of phases
 
 
 def stream_seconds(
     phases: list[Phase], placement: Placement, cluster: Cluster, links: LinkCalibration, flows: FloatArray
 ) -> FloatArray:
-    """Tiers that stream together: the latencies add, the slowest link sets the rate, one regime serves all."""
+    """Tiers that stream together: latencies add, the slowest link sets the rate, one regime serves all."""
     fits = [_fit(links, cluster, phase) for phase in phases]
     best: FloatArray | None = None
     for rank in range(max(len(fit.regimes) for fit in fits)):
@@ -328,7 +328,8 @@ def _fit(links: LinkCalibration, cluster: Cluster, phase: Phase) -> LinkFit:
         if key not in _FALLBACK:
             where = "scale_up" if scale_up else "scale_out"
             raise ValueError(
-                f"link calibration '{links.chip}' has no {where} fit for '{phase.key}', it has {', '.join(table)}"
+                f"link calibration '{links.chip}' has no {where} fit for '{phase.key}', "
+                f"it has {', '.join(table)}"
             )
         key = _FALLBACK[key]
     return table[key]
@@ -337,8 +338,8 @@ def _fit(links: LinkCalibration, cluster: Cluster, phase: Phase) -> LinkFit:
 def _derate(phase: Phase, placement: Placement, tier: Tier, links: LinkCalibration) -> FloatArray:
     """What the layout leaves of a link's rate: usable links, oversubscription, hashing, leaving the rail.
 
-    Ring and tree neighbours of a group are adjacent nodes and stay below their leaf; direct exchanges and pipeline
-    sends cross the up-links and pay the oversubscription.
+    Ring and tree neighbours of a group are adjacent nodes and stay below their leaf; direct exchanges and
+    pipeline sends cross the up-links and pay the oversubscription.
     """
     share = usable_share(tier, placement.members[phase.tier])
     if is_scale_up(tier, phase.tier):

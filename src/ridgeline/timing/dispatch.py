@@ -1,4 +1,4 @@
-"""Time of expert-parallel dispatch and combine: a token goes once to each node, then once to each rank, it needs."""
+"""Time of expert-parallel dispatch and combine: a token goes once to each node, then once to each rank."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ridgeline.timing.topology import FloatArray, Numeric, Placement
 
 
 def distinct(groups: Numeric, picks: Numeric) -> FloatArray:
-    """Expected number of distinct groups hit by ``picks`` balanced random picks: ``G (1 - (1 - 1/G)^k)`` [1]."""
+    """Expected distinct groups hit by ``picks`` balanced random picks: ``G (1 - (1 - 1/G)^k)`` [1]."""
     g = np.asarray(groups, dtype=np.float64)
     return np.asarray(g * (1.0 - (1.0 - 1.0 / g) ** picks))
 
@@ -31,14 +31,14 @@ def dispatch_seconds(
 ) -> FloatArray:
     """Seconds to send every token to the ranks of its experts (or, with ``combine``, results back).
 
-    High throughput: a token crosses the scale-out network once per distinct other node, on its own rail, and the
-    scale-up links once per distinct rank that is not on that rail:
+    High throughput: a token crosses the scale-out network once per distinct other node, on its own rail, and
+    the scale-up links once per distinct rank that is not on that rail:
 
         nodes = distinct(min(N, limit), k) (1 - 1/N)          bytes out  = tokens hidden nodes
         ranks = distinct(m min(N, limit), k) (1 - 1/m)        bytes up   = tokens hidden ranks
 
-    for N nodes with m ranks each. Low latency: one message per chosen expert, ``k`` copies of every token, straight
-    to its rank. Routing is balanced; the busiest rank is for the caller to scale.
+    for N nodes with m ranks each. Low latency: one message per chosen expert, ``k`` copies of every token,
+    straight to its rank. Routing is balanced; the busiest rank is for the caller to scale.
 
     Args:
         tokens: tokens of one rank [1], float or array [plans].

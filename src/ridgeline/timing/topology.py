@@ -1,7 +1,7 @@
 """Placement: where the ranks of a group sit on the tiers of a cluster.
 
-Rank i sits on chip i. Blocks of ranks that fit inside a domain never straddle two domains: a 72-chip rack that runs
-groups of 16 leaves eight chips idle, as such racks are run.
+Rank i sits on chip i. Blocks of ranks that fit inside a domain never straddle two domains: a rack of 72 chips
+that runs groups of 16 leaves eight idle, as such racks are run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ridgeline.facts.chip import Cluster, Tier
 Numeric = int | float | NDArray[Any]
 FloatArray = NDArray[np.float64]
 
-#: Longest torus axis a group is laid along before it takes the next axis (TPU pods of 16 x 16, cubes of 4 x 4 x 4).
+#: Longest torus axis a group is laid along before it takes the next axis (TPU pods of 16 x 16).
 TORUS_AXIS = 16.0
 
 
@@ -29,11 +29,11 @@ class Placement:
     Attributes:
         size: ranks of the group.
         stride: distance of consecutive members in the global rank order.
-        domains: per tier, the number of that tier's domains the group touches; ``size`` stands before the first.
+        domains: per tier, the number of that tier's domains the group touches.
         members: per tier, group members inside one domain of that tier (mean when they do not divide).
-        sharing: per tier, sibling groups that run at the same time inside one domain of that tier. `Tier.bandwidth`
-            is already what one chip gets when all chips send, so siblings cost nothing by themselves; the number
-            tells how many groups a domain's uplinks serve.
+        sharing: per tier, sibling groups that run at the same time inside one domain of that tier.
+            `Tier.bandwidth` is already what one chip gets when all chips send, so siblings cost nothing by
+            themselves: a group with one member per node has one chip's NIC share, one with r members has r.
         on_rail: per tier, whether ring neighbours on that tier are the same chip of different nodes.
     """
 
@@ -48,8 +48,9 @@ class Placement:
 def place(size: Numeric, stride: Numeric, cluster: Cluster) -> Placement:
     """Place a group of ``size`` ranks [1], ``stride`` ranks apart [1], on ``cluster``.
 
-    Members span ``size * stride`` ranks, so they touch ``ceil(size * stride / D)`` domains of ``D`` chips, at most
-    one per member; a domain of unlimited size holds all. With ``D % stride != 0`` members per domain are a mean.
+    Members span ``size * stride`` ranks, so they touch ``ceil(size * stride / D)`` domains of ``D`` chips, at
+    most one per member; a domain of unlimited size holds all. Members per domain are a mean where they do not
+    divide.
 
     Args:
         size: int or array [plans], at least 1.
@@ -75,23 +76,23 @@ def place(size: Numeric, stride: Numeric, cluster: Cluster) -> Placement:
         domains.append(touched)
         members.append(inside)
         sharing.append(np.maximum(np.minimum(chips, n * s) / inside, 1.0))
-        # Neighbours across this tier share a rail when whole inner domains lie between them or the group fills
-        # the inner domain (each of its chips then rings with its twin).
+        # Neighbours across this tier share a rail when whole inner domains lie between them or the group
+        # fills the inner domain (each of its chips then rings with its twin).
         on_rail.append((s % inner_chips == 0) | (inner_chips % s == 0))
         inner_chips = chips if np.isfinite(chips) else inner_chips
     return Placement(size, stride, tuple(domains), tuple(members), tuple(sharing), tuple(on_rail))
 
 
 def is_scale_up(tier: Tier, index: int) -> bool:
-    """Whether tier ``index`` (0 = innermost) is the scale-up domain: the innermost, unless it is a routed fabric."""
+    """Whether tier ``index`` is the scale-up domain: the innermost (0), unless that is a routed fabric."""
     return index == 0 and tier.topology not in ("fat-tree", "dragonfly")
 
 
 def torus_axes(tier: Tier, members: Numeric) -> tuple[FloatArray, FloatArray]:
     """Axes a group of ``members`` uses on a torus and its length along each: ``axes = ceil(log_16 members)``.
 
-    Compilers lay one mesh axis on one torus axis of up to 16 chips and on the next ones beyond; every axis is taken
-    as a closed ring (wrap-around links).
+    Compilers lay one mesh axis on one torus axis of up to 16 chips and on the next ones beyond; every axis is
+    taken as a closed ring (wrap-around links).
     """
     total = float(tier.torus_axes or 3)
     m = np.maximum(np.asarray(members, dtype=np.float64), 1.0)
@@ -102,8 +103,9 @@ def torus_axes(tier: Tier, members: Numeric) -> tuple[FloatArray, FloatArray]:
 def usable_share(tier: Tier, members: Numeric) -> FloatArray:
     """Share of a chip's tier bandwidth that ``members`` of one group inside the tier can use [1], in (0, 1].
 
-    A switch gives any pair the full rate. A fully connected mesh has one link per pair: ``(members - 1) / (D - 1)``.
-    A torus gives the links of the axes that the group lies on: ``axes used / axes``.
+    A switch gives any pair the full rate. A fully connected mesh has one link per pair, so a group uses
+    ``(members - 1) / (D - 1)``. A torus gives the links of the axes that the group lies on:
+    ``axes used / axes``.
     """
     m = np.asarray(members, dtype=np.float64)
     if tier.topology == "mesh" and tier.size is not None and tier.size > 1:
