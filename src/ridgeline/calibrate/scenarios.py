@@ -15,12 +15,16 @@ from ridgeline.facts.workload import TrainingJob
 
 __all__ = ["NotPredictable", "open_fields", "scenario_of", "scenarios_of"]
 
-# (chip, network, cluster), regular expressions: a network that the chip's default cluster does not have.
+# (chip, network as a regular expression, cluster): networks that the chip's default cluster does not have.
 _CLUSTERS = (
-    ("a100.*sxm", "4x200G|omni-path", "hgx-a100-4x200g"),
-    ("a100.*sxm", "roce", "hgx-a100-roce"),
-    ("a100.*sxm", "200G", "dgx-a100"),
-    ("h100-sxm|h800", "roce", "hgx-h100-roce"),
+    ("a100-80gb-sxm", "4x200G|omni-path", "hgx-a100-4x200g"),
+    ("a100-80gb-sxm", "roce", "hgx-a100-roce"),
+    ("a100-80gb-sxm", "200G", "dgx-a100"),
+    ("a100-40gb-sxm", "roce", "hgx-a100-40gb-roce"),
+    ("h100-sxm", "roce", "hgx-h100-roce"),
+    ("h200-sxm", "roce", "hgx-h200-roce"),
+    ("b200-sxm", "roce", "hgx-b200-roce"),
+    ("b300-sxm", "roce", "hgx-b300-roce"),
 )
 
 
@@ -75,7 +79,7 @@ def cluster_of(case: Case, chip: Chip) -> Cluster:
     """The cluster of a chip and network, with a stated NIC rate or RoCE laid over its outer tier."""
     name = chip.cluster or chip.name
     for chips, network, cluster in _CLUSTERS:
-        if re.search(chips, chip.name) and re.search(network, case.network, re.IGNORECASE):
+        if chips == chip.name and re.search(network, case.network, re.IGNORECASE):
             name = cluster
             break
     found = catalog.cluster_for(name)
