@@ -10,7 +10,7 @@ import math
 import re
 
 _DECIMAL = {
-    "": 1.0, "p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "m": 1e-3, "k": 1e3, "K": 1e3,
+    "": 1.0, "p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "k": 1e3, "K": 1e3,
     "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
 }  # fmt: skip
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
@@ -18,7 +18,7 @@ _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 # dimension -> {unit as written: factor to the SI base unit}
 _UNITS: dict[str, dict[str, float]] = {
     "B": {"B": 1.0, "b": 0.125, "bit": 0.125},
-    "B/s": {"B/s": 1.0, "b/s": 0.125, "bps": 0.125, "bit/s": 0.125},
+    "B/s": {"B/s": 1.0, "b/s": 0.125, "bps": 0.125, "bit/s": 0.125, "Bps": 1.0},
     "FLOP/s": {"FLOP/s": 1.0, "FLOPS": 1.0, "FLOPs": 1.0, "OP/s": 1.0, "OPS": 1.0},
     "s": {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0},
     "W": {"W": 1.0},
@@ -35,7 +35,10 @@ _MEANING = {
     "J": ("an energy", "1.2 kWh"), "m2": ("an area", "814 mm2"), "$": ("a price", "25000 $"),
     "1": ("a number", "0.85 or 85 %"),
 }  # fmt: skip
-_NUMBER = re.compile(r"^\s*([-+]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*$")
+# Commas only between groups of three: "1,5 GB" must not become 15 GB.
+_NUMBER = re.compile(
+    r"^\s*([-+]?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d[\d_]*)?(?:(?<=\d)\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*$"
+)
 
 
 def parse(text: str | float, dimension: str) -> float:
@@ -53,15 +56,16 @@ def parse(text: str | float, dimension: str) -> float:
     if not isinstance(text, str):
         if dimension != "1":
             raise ValueError(f"{text!r} has no unit, expected {noun} such as '{example}'")
-        return _finite(float(text), text)
+        return _real(text)
     match = _NUMBER.match(text)
     if not match:
         raise ValueError(f"'{text}' is not {noun}; write it like '{example}'")
     number = float(match[1].replace(",", "").replace("_", ""))
     unit = match[2]
-    factor = _factor(unit, dimension)
+    factor = _factor(unit.replace(" ", ""), dimension)
     if factor is not None:
-        return _finite(number * factor, text)
+        # Dividing by 1e6 is correctly rounded where multiplying by 1e-6 is not: "5 us" is 5e-06 exactly.
+        return _finite(number * factor if factor >= 1 else number / round(1 / factor), text)
     for other, (other_noun, _) in _MEANING.items():
         if other not in (dimension, "1") and _factor(unit, other) is not None:
             raise ValueError(f"'{text}' is {other_noun}, expected {noun} such as '{example}'")
@@ -82,6 +86,13 @@ def _factor(unit: str, dimension: str) -> float | None:
     return None
 
 
+def _real(value: float) -> float:
+    try:
+        return _finite(float(value), value)
+    except OverflowError:
+        raise ValueError("an integer of that length is not a finite number") from None
+
+
 def _finite(value: float, text: object) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text!r} is not a finite number")
@@ -93,7 +104,7 @@ def parse_count(text: str | float) -> float:
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise ValueError(f"{text!r} is not a count; write it like '15.6T'")
     if not isinstance(text, str):
-        return _finite(float(text), text)
+        return _real(text)
     match = _NUMBER.match(text)
     scale = {"": 1.0, "K": 1e3, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
     if not match or match[2] not in scale:
@@ -106,11 +117,24 @@ _SMALL = [(1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p")]
 
 
 def show(value: float, unit: str, digits: int = 3) -> str:
-    """Format an SI value with a decimal prefix: ``show(3.35e12, "B/s") -> "3.35 TB/s"``."""
+    """Format an SI value with a decimal prefix: ``show(3.35e12, "B/s") -> "3.35 TB/s"``.
+
+    ``digits`` are significant; ``parse`` reads the result back to that precision. Units that take no prefix
+    (``min``, ``h``, ``d``, ``%``) are written plainly, areas below a tenth of a square metre in mm2.
+    """
     if value == 0 or not math.isfinite(value):
         return f"{value:g} {unit}".strip()
-    scales = _PREFIXES if abs(value) >= 1 else _SMALL
-    for scale, prefix in scales:
-        if abs(value) >= scale * 0.9995:
-            return f"{value / scale:.{digits}g} {prefix}{unit}".strip()
-    return f"{value:.{digits}g} {unit}".strip()
+    if unit == "m2" and abs(value) < 0.1:
+        return f"{_round(value * 1e6, digits):.15g} mm2"
+    if unit in _UNPREFIXED or (not unit and abs(value) < 1):
+        return f"{_round(value, digits):.15g} {unit}".strip()
+    rounded = _round(value, digits)  # first, so that 999.9 W becomes 1 kW and not 1000 W
+    for scale, prefix in _PREFIXES if abs(rounded) >= 1 else _SMALL:
+        if abs(rounded) >= scale * (1 - 1e-12):
+            return f"{_round(rounded / scale, digits):.15g} {prefix}{unit}".strip()
+    return f"{rounded:.15g} {unit}".strip()
+
+
+def _round(value: float, digits: int) -> float:
+    """``value`` to ``digits`` significant digits."""
+    return float(f"{value:.{max(digits, 1) - 1}e}")

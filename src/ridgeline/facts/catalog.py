@@ -357,7 +357,10 @@ def _inherited(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
         found = entry_path("stacks", parent)
         if found is None:
             raise CatalogError(f"parent: unknown stack '{parent}'{_closest(parent, names('stacks'))}")
-        inherited = _raw(found, *_stamp(found))
+        try:
+            inherited = _raw(found, *_stamp(found))
+        except document.DocumentError as error:
+            raise CatalogError(f"parent: {found.name}: {error}") from None
         merged = {**{key: value for key, value in inherited.items() if key not in _NOT_INHERITED}, **merged}
         seen.append(parent)
         parent = inherited.get("parent")

@@ -67,7 +67,8 @@ def _yaml(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = f"line {mark.line + 1}: " if mark else ""
+        # A file cut short is reported one line past its end.
+        line = f"line {min(mark.line + 1, len(text.splitlines()))}: " if mark else ""
         raise DocumentError(f"{line}not valid YAML: {error.problem or error.context}") from None
     except yaml.reader.ReaderError as error:
         line_number = text[: int(error.position)].count("\n") + 1

@@ -82,11 +82,7 @@ def _message(item: Any, spec: type[BaseModel]) -> str:
         shown = "empty value"
     if kind == "finite_number":
         return f"{shown} is not a finite number"
-    text = (
-        message.replace("Input should", f"{shown} should", 1)
-        if "Input should" in message
-        else f"{shown}: {message}"
-    )
+    text = f"{shown} {message[message.index('should') :]}" if "should" in message else f"{shown}: {message}"
     return f"{text} ({meaning})" if meaning and kind == "string_pattern_mismatch" else text
 
 

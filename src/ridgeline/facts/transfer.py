@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any
 
 from ridgeline.facts.chip import Chip
-from ridgeline.facts.kernel_calibration import (
-    AttentionFit,
-    EnergyFit,
-    GemmFit,
-    GroupedFit,
-    KernelCalibration,
-    Provenance,
-    StreamFit,
-)
-from ridgeline.facts.link_calibration import LinkCalibration, LinkFit
+from ridgeline.facts.kernel_calibration import EnergyFit, KernelCalibration, Provenance
+from ridgeline.facts.link_calibration import LinkCalibration
 from ridgeline.facts.observation import Label
-
-_FitT = TypeVar("_FitT", GemmFit, AttentionFit, GroupedFit, StreamFit, EnergyFit, LinkFit)
+from ridgeline.facts.spec import Spec, SpecT
 
 
 def kernels(fitted: KernelCalibration, donor: Chip, target: Chip) -> KernelCalibration:
@@ -25,27 +16,13 @@ def kernels(fitted: KernelCalibration, donor: Chip, target: Chip) -> KernelCalib
 
     Rates and memory shares are relative to the data sheet, so they carry over unchanged.
     """
-    return fitted.model_copy(
-        update={
-            "chip": target.name,
-            "gemm": {key: _relabel(fit, donor) for key, fit in fitted.gemm.items()},
-            "attention": {key: _relabel(fit, donor) for key, fit in fitted.attention.items()},
-            "grouped": {key: _relabel(fit, donor) for key, fit in fitted.grouped.items()},
-            "stream": _relabel(fitted.stream, donor),
-            "energy": _relabel(_energy(fitted.energy, donor, target), donor),
-        }
-    )
+    energy = _energy(fitted.energy, donor, target)
+    return _relabel(fitted.model_copy(update={"chip": target.name, "energy": energy}), donor)
 
 
 def links(fitted: LinkCalibration, donor: Chip, target: Chip) -> LinkCalibration:
     """``fitted`` on ``donor`` as the links of ``target``; shares are of each tier's own bandwidth."""
-    return fitted.model_copy(
-        update={
-            "chip": target.name,
-            "scale_up": {key: _relabel(fit, donor) for key, fit in fitted.scale_up.items()},
-            "scale_out": {key: _relabel(fit, donor) for key, fit in fitted.scale_out.items()},
-        }
-    )
+    return _relabel(fitted.model_copy(update={"chip": target.name}), donor)
 
 
 def _energy(fit: EnergyFit, donor: Chip, target: Chip) -> EnergyFit:
@@ -62,19 +39,30 @@ def _energy(fit: EnergyFit, donor: Chip, target: Chip) -> EnergyFit:
 
 def _speedup(key: str, donor: Chip, target: Chip) -> float:
     """Matrix rate of ``target`` over that of ``donor`` in one format, or in the widest both have."""
-    shared = [
-        name
-        for name in (key, "bf16", "fp16", *donor.matrix)
-        if name in donor.matrix and name in target.matrix
+    both = [
+        name for name in (key, "bf16", "fp16", *donor.matrix) if name in donor.matrix.keys() & target.matrix
     ]
-    return target.matrix[shared[0]] / donor.matrix[shared[0]] if shared else 1.0
+    return target.matrix[both[0]] / donor.matrix[both[0]] if both else 1.0
 
 
-def _relabel(fit: _FitT, donor: Chip) -> _FitT:
-    old = fit.provenance
-    new = Provenance(
-        label=max(old.label, Label.TRANSFERRED, key=list(Label).index),
-        source=f"transferred from {donor.name}, scaled by the data sheets; {old.source}",
-        rows=old.rows,
-    )
-    return fit.model_copy(update={"provenance": new})
+def _relabel(spec: SpecT, donor: Chip) -> SpecT:
+    """``spec`` with every provenance in it, however deep, marked as transferred; none can hide."""
+    fields = {name: _relabelled(getattr(spec, name), donor) for name in type(spec).model_fields}
+    return spec.model_copy(update=fields)
+
+
+def _relabelled(value: Any, donor: Chip) -> Any:
+    if isinstance(value, Provenance):
+        # Errors were measured on the donor and say nothing about the target, so they are dropped.
+        return Provenance(
+            label=max(value.label, Label.TRANSFERRED, key=list(Label).index),
+            source=f"transferred from {donor.name}, scaled by the data sheets; {value.source}",
+            rows=value.rows,
+        )
+    if isinstance(value, Spec):
+        return _relabel(value, donor)
+    if isinstance(value, dict):
+        return {key: _relabelled(part, donor) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_relabelled(part, donor) for part in value)
+    return value
