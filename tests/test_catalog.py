@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -285,7 +286,7 @@ def test_first_user_folder_wins(folder: Path, tmp_path: Path, monkeypatch: pytes
     other = tmp_path / "other"
     write(folder, "chips/my-chip.yaml", GOOD_CHIP)
     write(other, "chips/my-chip.yaml", GOOD_CHIP.replace("600 W", "650 W"))
-    monkeypatch.setenv("RIDGELINE_CATALOG", f"{other}:{folder}")
+    monkeypatch.setenv("RIDGELINE_CATALOG", os.pathsep.join([str(other), str(folder)]))
     assert catalog.chip("my-chip").tdp == 650
 
 
