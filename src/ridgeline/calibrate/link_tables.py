@@ -168,9 +168,8 @@ def read_log(path: Path) -> Samples:
     text = path.read_text().splitlines()
     ranks = sum(1 for line in text if line.startswith("#") and " Rank " in line)
     rows = [line.split() for line in text if line.strip()[:1].isdigit()]
-    first = 5 if any("redop" in line for line in text) else 3
-    # all-to-all prints an empty redop column, which splitting drops: the time is what algbw and busbw follow.
-    pairs = [(float(row[0]), float(row[-8])) for row in rows if len(row) >= first + 8 and float(row[0]) > 0]
+    # The redop column may be absent or empty: count from the end, where two sets of four columns stand.
+    pairs = [(float(row[0]), float(row[-8])) for row in rows if len(row) >= 11 and float(row[0]) > 0]
     if not pairs:
         raise ValueError(f"{path}: no rows of results as nccl-tests print them")
     size, micros = np.array(pairs).T

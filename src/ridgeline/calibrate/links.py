@@ -231,6 +231,23 @@ def calibrate(chip: Chip, tables: Sequence[Samples], shares: Sequence[Path]) -> 
     )
 
 
+def borrow(own: LinkCalibration, chip: Chip, fitted: dict[str, LinkCalibration]) -> LinkCalibration:
+    """``own`` with its relative's in-network reduction where switches have it and few chips were timed."""
+    key = "all_reduce_in_network"
+    relative = fitted.get(chip.relative or "")
+    has_it = catalog.cluster_for(chip.name).tiers[0].in_network_reduction
+    if key in own.scale_up or not has_it or relative is None or key not in relative.scale_up:
+        return own
+    donor = relative.scale_up[key]
+    provenance = Provenance(
+        label=Label.TRANSFERRED,
+        source=f"transferred from {relative.chip}; {donor.provenance.source}",
+        rows=donor.provenance.rows,
+    )
+    lent = donor.model_copy(update={"provenance": provenance})
+    return own.model_copy(update={"scale_up": {key: lent, **own.scale_up}})
+
+
 def document(calibration: LinkCalibration) -> dict[str, Any]:
     """The calibration as its YAML file has it: quantities as text with a unit."""
     return {
@@ -278,18 +295,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tables.setdefault(name, []).extend(samples)
     shares = [path for path in options.files if path.suffix == ".csv"]
     options.out.mkdir(parents=True, exist_ok=True)
+    fitted_chips: dict[str, LinkCalibration] = {}
     for name, samples in tables.items():
         if catalog.entry_path("chips", name) is None:
             print(f"{name}: not in the catalog, skipped", file=sys.stderr)
             continue
-        calibration = calibrate(catalog.chip(name), samples, shares)
+        fitted_chips[name] = calibrate(catalog.chip(name), samples, shares)
+    for name, own in fitted_chips.items():
+        calibration = borrow(own, catalog.chip(name), fitted_chips)
         text = yaml.safe_dump(document(calibration), sort_keys=False, width=108, default_flow_style=None)
         (options.out / f"{name}.yaml").write_text(text)
         for key, fitted in calibration.scale_up.items():
             quality = fitted.provenance
-            print(
-                f"{name} {key}: median {quality.median_abs_err:.1%}, P90 {quality.p90_abs_err:.1%} held out"
-            )
+            if quality.median_abs_err is not None and quality.p90_abs_err is not None:
+                error = f"median {quality.median_abs_err:.1%}, P90 {quality.p90_abs_err:.1%} held out"
+                print(f"{name} {key}: {error}")
     return 0
 
 

@@ -75,7 +75,7 @@ def fit_shares(table: Shares, *, seed: int = 0) -> LinkFit:
     return LinkFit(
         regimes=(_regime(*_SMALL_EXCHANGE), regime) if exchange else (regime,),
         provenance=Provenance(
-            label=Label.FITTED,
+            label=Label.TRANSFERRED,  # the tables name no chip
             source=f"{table.source}, taking 50 GB/s NICs, one for each of 8 chips",
             rows=int((~held).sum()),
             median_abs_err=round(float(np.median(error)), 4),

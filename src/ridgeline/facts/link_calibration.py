@@ -50,8 +50,9 @@ class LinkCalibration(Spec):
     scale_up_latency: Seconds = Field(description="tier latency at which the scale-up hops were measured")
     scale_out_latency: Seconds = Field(description="tier latency at which the scale-out hops were measured")
     lossy_share: Fraction = Field(
-        0.9, description="share of bandwidth kept on lossy Ethernet with ECMP hashing"
+        0.9, description="share of bandwidth kept on lossy Ethernet with ECMP hashing (estimate)"
     )
     cross_rail_share: Fraction = Field(
-        0.9, description="share of bandwidth kept by flows that leave their rail and cross the spine"
+        0.9,
+        description="share of bandwidth kept by flows that leave their rail and cross the spine (estimate)",
     )

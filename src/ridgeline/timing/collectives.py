@@ -153,10 +153,10 @@ def algorithms(
     size = np.asarray(size_bytes, dtype=np.float64) * np.ones_like(placement.domains[0])
     if kind in ("all_gather", "reduce_scatter"):
         # Libraries gather and scatter with rings only: what nodes lose at scale is measured on them.
-        return [[_ring(kind, size, placement, passes=1.0)]]
+        return [[_ring(kind, size, placement, cluster, passes=1.0)]]
     if kind == "all_reduce":
         found: list[Algorithm] = [
-            [_ring(kind, size, placement, passes=2.0)],
+            [_ring(kind, size, placement, cluster, passes=2.0)],
             [_tree(size, placement)],
             _hierarchical_reduce(size, placement, cluster, in_network=in_network),
         ]
@@ -182,13 +182,14 @@ def _levels(placement: Placement) -> list[tuple[int, FloatArray, FloatArray, Flo
     return levels
 
 
-def _ring(key: str, size: FloatArray, placement: Placement, passes: float) -> list[Phase]:
+def _ring(key: str, size: FloatArray, placement: Placement, cluster: Cluster, passes: float) -> list[Phase]:
     """One pipelined ring per rail over all tiers (all-reduce passes it twice).
 
     Every edge of a ring carries ``size / rings * (1 - 1/n)``; a subgroup of m ranks has m rings, so one of a
     rank's m rings leaves the subgroup. A ring has ``subgroups - domains`` edges on a tier. Edges inside the
     innermost domain of a ring that crosses nodes count as relays of the tier it crosses: kernels then wait
-    for the network, which is another latency than that of a ring inside the domain.
+    for the network, which is another latency than that of a ring inside the domain. On a torus one ring runs
+    along each axis in turn: ``axes (length - 1)`` steps.
     """
     n = np.asarray(placement.size, dtype=np.float64)
     nodes = placement.domains[0]
@@ -198,7 +199,11 @@ def _ring(key: str, size: FloatArray, placement: Placement, passes: float) -> li
         last = crossed & (domains <= placement.domains[-1])
         sent = np.where(crossed, passes * size * (1.0 - 1.0 / n) / ranks, 0.0)
         if tier == 0:
-            steps = np.where(nodes > placement.domains[-1], 0.0, passes * (n - nodes))
+            edges = n - nodes
+            if cluster.tiers[0].topology == "torus":
+                axes, length = torus_axes(cluster.tiers[0], placement.members[0])
+                edges = axes * (length - 1.0)
+            steps = np.where(nodes > placement.domains[-1], 0.0, passes * edges)
             phases.append(Phase(tier, key, steps, sent, passes * size / n))
         else:
             relays = np.where(last, passes * (n - nodes), 0.0)
