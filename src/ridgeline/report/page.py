@@ -1,0 +1,272 @@
+"""The report: one HTML file that needs no network. Everything on it comes from the values it is given."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from ridgeline.facts.observation import Observation
+from ridgeline.metrics import Prediction
+from ridgeline.report import figures, gantt, tables, theme
+from ridgeline.report.effects import HasEffect
+from ridgeline.report.figures import Figure
+from ridgeline.report.inputs import input_sheets, published_sheet
+from ridgeline.report.numerals import count, gigabytes, percent, significant
+from ridgeline.report.points import PlanPoint, frontier
+from ridgeline.report.sheet import Sheet
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One figure of the page, the sentence that says how to read it and the table behind it."""
+
+    key: str
+    title: str
+    lead: str
+    figure: Figure
+    sheet: Sheet
+
+    @property
+    def json(self) -> Markup:
+        """The figure as JSON that cannot end its script element."""
+        raw = json.dumps(self.figure, allow_nan=False, separators=(",", ":"))
+        return Markup(raw.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def write_report(path: str | Path, prediction: Prediction, **parts: Any) -> Path:
+    """Write the report to ``path``, making its folder; ``parts`` are the keyword arguments of `page`."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page(prediction, **parts), encoding="utf-8")
+    return target
+
+
+def page(
+    prediction: Prediction,
+    *,
+    plans: Sequence[Prediction] = (),
+    pareto: Sequence[PlanPoint | Prediction] = (),
+    timeline: Any = None,
+    sensitivities: Sequence[HasEffect] = (),
+    published: Sequence[Observation] = (),
+    command: str = "",
+    version: str = "",
+    catalog_hash: str = "",
+) -> str:
+    """The report of one prediction as a self-contained HTML page.
+
+    Args:
+        prediction: what the page is about.
+        plans: the best plans found, best first, for the table; the prediction alone when empty.
+        pareto: candidate plans for the plot of step time against memory.
+        timeline: blocks of one step (see `ridgeline.report.gantt.Row`), or none.
+        sensitivities: what changes of the inputs do to the step time.
+        published: published results to stand beside the prediction.
+        command, version, catalog_hash: how to get this page again.
+    """
+    points = [item if isinstance(item, PlanPoint) else PlanPoint.of(item) for item in pareto]
+    panels = _panels(prediction, points, timeline, sensitivities)
+    script, plotly = _resource("page.js"), plotly_script()
+    return (
+        _environment()
+        .get_template("template.html.j2")
+        .render(
+            title=f"{tables.model_title(prediction)} on {prediction.scenario.num_chips:,} x "
+            f"{prediction.scenario.chip.title or prediction.scenario.chip.name}",
+            headline=tables.headline(prediction),
+            answer=tables.answer(prediction),
+            facts=_facts(prediction),
+            plan=tables.plan_words(prediction),
+            fits=prediction.fits,
+            labels=prediction.labels,
+            panels=panels,
+            plans=tables.plan_sheet(plans or [prediction]),
+            published=published_sheet(prediction, list(published)) if published else None,
+            inputs=input_sheets(prediction),
+            notes=prediction.notes,
+            command=command,
+            version=version,
+            catalog_hash=catalog_hash,
+            css=Markup(_style()),
+            script=Markup(script),
+            plotly=Markup(plotly),
+            twins=Markup(json.dumps(theme.twins())),
+            policy=_policy(script, plotly),
+        )
+    )
+
+
+def html(prediction: Prediction) -> str:
+    """A prediction as an HTML fragment for a notebook: answer, plan and ladder; no script, no figure."""
+    style = "font-variant-numeric: tabular-nums; line-height: 1.4"
+    return (
+        f'<div class="ridgeline" style="{style}"><p>{escape(tables.headline(prediction))}<br>'
+        f"<strong>{escape(tables.answer(prediction))}</strong></p>"
+        f"{tables.plan_sheet([prediction]).html()}{tables.ladder_sheet(prediction).html()}</div>"
+    )
+
+
+@functools.cache
+def plotly_script() -> str:
+    """Plotly's JavaScript, from the installed package."""
+    source = importlib.resources.files("plotly") / "package_data" / "plotly.min.js"
+    return source.read_text(encoding="utf-8").replace("\r\n", "\n")
+
+
+def _panels(
+    prediction: Prediction, points: Sequence[PlanPoint], timeline: Any, sensitivities: Sequence[HasEffect]
+) -> dict[str, Panel]:
+    panels = [
+        Panel(
+            "ladder",
+            "Where the step goes",
+            "From the model's FLOPs at the chip's peak down to the predicted step, one bar per cause.",
+            figures.ladder_waterfall(prediction),
+            tables.ladder_sheet(prediction),
+        ),
+        Panel(
+            "memory",
+            "Memory by pipeline stage",
+            f"Peak {gigabytes(prediction.peak_memory_bytes)} GB "
+            f"of {gigabytes(prediction.memory_capacity_bytes)} GB, "
+            "on the worst chip of each stage.",
+            figures.memory_by_stage(prediction),
+            tables.memory_sheet(prediction),
+        ),
+    ]
+    if prediction.operators:
+        lead = (
+            "Operators of one micro-batch on the busiest stage; area is time. "
+            "Circle forward, diamond input gradient, square weight gradient."
+        )
+        bare = sum(1 for op in prediction.operators if not op.flops)
+        if bare:
+            lead += f" Operators without FLOPs ({bare}) are in the table only."
+        panels.append(
+            Panel(
+                "roofline",
+                "Roofline",
+                lead,
+                figures.roofline(prediction),
+                tables.operator_sheet(prediction),
+            )
+        )
+    if timeline is not None and gantt.rows_of(timeline):
+        panels.append(_pipeline(timeline))
+    if points:
+        panels.append(_candidates(prediction, points))
+    if sensitivities:
+        panels.append(
+            Panel(
+                "sensitivity",
+                "What would help",
+                "Change of the step time when one input changes and all else stays.",
+                figures.sensitivity_bars(sensitivities),
+                tables.effect_sheet(sensitivities),
+            )
+        )
+    return {panel.key: panel for panel in panels}
+
+
+def _pipeline(timeline: Any) -> Panel:
+    num = len(gantt.rows_of(timeline))
+    lead = f"{num:,} blocks; later model chunks are paler. Blank is idle."
+    if num > gantt.MAX_BLOCKS:
+        lead = (
+            f"{num:,} blocks, too many to draw: each moment is given to one kind, "
+            "in the proportion in which they ran. Blank is idle."
+        )
+    return Panel(
+        "pipeline",
+        "One step of the pipeline",
+        lead,
+        gantt.pipeline_gantt(timeline),
+        gantt.gantt_sheet(timeline),
+    )
+
+
+def _candidates(prediction: Prediction, points: Sequence[PlanPoint]) -> Panel:
+    lead = f"{len(points):,} candidate plans; the table lists those that no other beats."
+    if len(points) > figures.MAX_POINTS:
+        lead += " The plot shows an even sample and the whole frontier."
+    drawn = figures.pareto(points, PlanPoint.of(prediction), prediction.memory_capacity_bytes)
+    return Panel("pareto", "Step time against memory", lead, drawn, tables.point_sheet(frontier(points)))
+
+
+def _facts(prediction: Prediction) -> list[tuple[str, str, str]]:
+    """The headline numbers: what, value, remark."""
+    p = prediction
+    facts = [
+        ("step", f"{significant(p.step_time_s)} s", f"80 %: {tables.step_range(p)} s"),
+        (
+            "MFU",
+            percent(p.mfu),
+            f"HFU {percent(p.hfu)}; full attention counted {percent(p.mfu_full_attention)}",
+        ),
+        (
+            "throughput",
+            f"{p.tokens_per_s_per_chip:,.0f} tokens/s",
+            f"per chip; {significant(p.model_tflops_per_chip)} model TFLOP/s",
+        ),
+        (
+            "peak memory",
+            f"{gigabytes(p.peak_memory_bytes)} GB",
+            f"of {gigabytes(p.memory_capacity_bytes)} GB" + ("" if p.fits else ": does not fit"),
+        ),
+        ("bubble", percent(p.bubble_share), "of the step"),
+    ]
+    energy = tables.run_energy_mwh(p)
+    if p.days is not None:
+        tokens = p.scenario.job.tokens
+        facts.append(("run", f"{significant(p.days)} days", f"{count(tokens)} tokens" if tokens else ""))
+    facts.append(
+        (
+            "power",
+            f"{p.average_power_w:,.0f} W",
+            "per chip" + (f"; {energy:,.0f} MWh all chips" if energy else ""),
+        )
+    )
+    return facts
+
+
+def _style() -> str:
+    return (
+        _resource("page.css")
+        .replace("/* light */", theme.css_variables(theme.LIGHT))
+        .replace("/* dark */", theme.css_variables(theme.DARK))
+    )
+
+
+@functools.cache
+def _resource(name: str) -> str:
+    return (importlib.resources.files("ridgeline.report") / name).read_text(encoding="utf-8")
+
+
+def _policy(*scripts: str) -> str:
+    """Only our own two scripts run, and nothing is fetched: the browser holds the page to being offline."""
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in scripts
+    )
+    return f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {hashes}"
+
+
+@functools.cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("ridgeline.report", package_path=""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
