@@ -18,7 +18,7 @@ from ridgeline.timing.topology import FloatArray
 NIC_BYTES_PER_S = 50e9
 HELD_OUT = 0.3
 
-_NCCL = "latency constants of NCCL 2.2x, src/graph/tuning.cc"
+_NCCL = "hop latencies as in NCCL src/graph/tuning.cc (tree, network); launch and shares are estimates"
 _DEEPEP = "DeepEP README, H800 with 50 GB/s NICs"
 #: Not in any measured table here: base [us], hop [us], share; and the source.
 _TRANSFERRED: dict[str, tuple[tuple[tuple[float, float, float], ...], str]] = {
