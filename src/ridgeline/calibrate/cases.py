@@ -190,20 +190,25 @@ def _check_header(path: Path, names: Any) -> None:
 
 
 def _read_row(path: Path, line: int, row: Mapping[str, Any]) -> Case:
+    values = {"id": f"line-{line}", **{name: text for name, text in row.items() if name and text}}
+    return case_of(values, f"{path}, line {line}")
+
+
+def case_of(row: Mapping[str, Any], where: str) -> Case:
+    """The case in a mapping of CSV column to text or number; ``where`` opens the message of a CaseError."""
     values: dict[str, Any] = {}
     for f in _FIELDS:
         column = _COLUMN[f.name]
-        text = (row.get(column) or "").strip()
+        text = str(row.get(column, "")).strip()
         if text:
             try:
                 values[f.name] = f.metadata["read"](text)
             except ValueError as error:
-                raise CaseError(f"{path}, line {line}, column {column}: '{text}': {error}") from None
+                raise CaseError(f"{where}, column {column}: '{text}': {error}") from None
         elif f.metadata["required"]:
-            raise CaseError(f"{path}, line {line}, column {column}: empty; this value is needed")
-    values.setdefault("id", f"line-{line}")
-    values.setdefault("group", values["id"])
-    return _checked(Case(**values), f"{path}, line {line}")
+            raise CaseError(f"{where}, column {column}: empty; this value is needed")
+    values.setdefault("group", values.get("id", ""))
+    return _checked(Case(**values), where)
 
 
 def _checked(case: Case, where: str) -> Case:

@@ -44,7 +44,7 @@ def scenarios_of(case: Case) -> list[Scenario]:
     try:
         return _scenarios(case)
     except catalog.CatalogError as error:
-        raise NotPredictable(str(error).splitlines()[0]) from error
+        raise NotPredictable(" ".join(str(error).split())) from error
 
 
 def open_fields(case: Case) -> str:
