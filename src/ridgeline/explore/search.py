@@ -59,9 +59,12 @@ def search(
     space: Space | None = None,
     *,
     top: int = 5,
+    cross_domain_tp: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> PlanSearch:
     """Evaluate every plan of ``space`` and return the best ``top``, each predicted in full by ``train``.
+
+    ``cross_domain_tp`` lets tensor parallelism span scale-up domains.
 
     Raises:
         PlanError: no plan is legal, or none fits in memory; the message counts the reasons.
@@ -72,7 +75,7 @@ def search(
     evaluated: list[_Evaluated] = []
     for grid in chosen.grids(scenario):
         considered += len(grid)
-        legal, broken = legal_plans(scenario, grid)
+        legal, broken = legal_plans(scenario, grid, cross_domain_tp=cross_domain_tp)
         reasons.update(broken)
         for start in range(0, len(legal), CHUNK):
             part = legal.take(np.arange(start, min(start + CHUNK, len(legal))))
@@ -114,11 +117,16 @@ def search(
     )
 
 
-def legal_plans(scenario: Scenario, grid: PlanGrid) -> tuple[PlanGrid, dict[str, int]]:
+def legal_plans(
+    scenario: Scenario, grid: PlanGrid, *, cross_domain_tp: bool = False
+) -> tuple[PlanGrid, dict[str, int]]:
     """The legal rows of ``grid`` and how many rows each rule turned away."""
     broken = np.zeros(len(grid), dtype=bool)
     counts = {}
-    for rule in rules(scenario.architecture, scenario.job, scenario.cluster, scenario.num_chips, grid):
+    for rule in rules(
+        scenario.architecture, scenario.job, scenario.cluster, scenario.num_chips, grid,
+        cross_domain_tp=cross_domain_tp,
+    ):  # fmt: skip
         hit = np.broadcast_to(rule.broken, broken.shape)
         if hit.any():
             counts[rule.name] = int(hit.sum())
