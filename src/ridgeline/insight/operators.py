@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ridgeline.metrics import OperatorTime
-from ridgeline.sim.layers import PHASES, Kernel
+from ridgeline.sim.program import KINDS, PHASES, STREAM
 from ridgeline.sim.step import Step, block_weights
 
 
@@ -15,24 +15,24 @@ def operator_times(result: Step, plan: int = -1) -> tuple[OperatorTime, ...]:
     where = int(np.where(present, result.costs.stage_s[:, plan], -1.0).argmax())
     weights = block_weights(result)[:, where, plan]
     code = int(result.codes[plan])
+    kernels = result.blocks.kernels
     rows = []
-    for kernel in result.blocks.kernels:
-        times = float(weights[kernel.block])
-        if times > 0.0:
-            rows.append(_row(kernel, times, code))
-    return tuple(sorted(rows, key=lambda row: -row.seconds))
-
-
-def _row(kernel: Kernel, times: float, code: int) -> OperatorTime:
-    seconds, peak = float(kernel.seconds[code]), float(kernel.peak_s[code])
-    return OperatorTime(
-        name=kernel.name,
-        phase=PHASES[kernel.phase],
-        kind=kernel.kind,
-        count=times * kernel.launches,
-        seconds=times * seconds,
-        flops=times * float(kernel.flops[code]),
-        bytes=times * float(kernel.bytes[code]),
-        format=kernel.format,
-        binds="compute" if peak > 0.5 * seconds else "memory" if kernel.kind == "stream" else "kernel",
-    )
+    for i, row in enumerate(result.blocks.program.rows):
+        times = float(weights[row.block])
+        if times <= 0.0:
+            continue
+        seconds, peak = float(kernels.seconds[i, code]), float(kernels.peak_s[i, code])
+        rows.append(
+            OperatorTime(
+                name=row.name,
+                phase=PHASES[row.phase],
+                kind=KINDS[row.kind],
+                count=times * row.launches,
+                seconds=times * seconds,
+                flops=times * float(kernels.flops[i, code]),
+                bytes=times * float(kernels.bytes[i, code]),
+                format=row.format,
+                binds="memory" if row.kind == STREAM else "compute" if peak > 0.5 * seconds else "kernel",
+            )
+        )
+    return tuple(sorted(rows, key=lambda operator: -operator.seconds))

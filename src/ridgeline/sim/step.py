@@ -18,7 +18,8 @@ from ridgeline.graph.ops import FloatArray
 from ridgeline.graph.parallel.pp import Stages, assign
 from ridgeline.graph.shape import Shape, shapes_of
 from ridgeline.sim.data_parallel import DataParallel, data_parallel
-from ridgeline.sim.layers import FORWARD, INPUT_GRAD, WEIGHT_GRAD, BlockTimes, block_times
+from ridgeline.sim.layers import BlockTimes, block_times
+from ridgeline.sim.program import FORWARD, INPUT_GRAD, STREAM, WEIGHT_GRAD, program_of
 from ridgeline.sim.reality import REAL, Reality
 from ridgeline.sim.schedule import PipelineTimes, in_flight, parameter_copies, pipeline_seconds
 from ridgeline.sim.stage_costs import StageCosts
@@ -68,9 +69,11 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
     shape, codes = shapes_of(grid)
     if codes.size != len(grid):
         codes = np.broadcast_to(codes, (len(grid),))
-    model = shard(build(arch, job, stack, recipe), shape)
+    whole_model = build(arch, job, stack, recipe)
+    program = program_of(whole_model, stack, recipe)
+    model = shard(whole_model, shape)
     blocks = block_times(
-        model, shape, scenario.chip, scenario.cluster, scenario.calibration, stack, recipe,
+        program, model, shape, scenario.chip, scenario.cluster, scenario.calibration, stack,
         overlap_tp=switch["overlap_tp"], overlap_ep=switch["overlap_ep"],
     )  # fmt: skip
     stages = assign(arch, grid.pp, grid.vpp)
@@ -81,10 +84,11 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
     per_stage = _PerStage(weights, codes)
     in_situ = kernels.in_situ.get(recipe.linear, kernels.in_situ.get("bf16", 1.0))
     flop_joules = _flop_joules(scenario, blocks)
-    stretch = _stretch(scenario, blocks, per_stage, flop_joules, in_situ, grid)
-    slow = in_situ * stretch
+    stretch = _stretch(scenario, blocks, per_stage, stages, flop_joules, in_situ)
 
-    forward, input_grad, weight_grad, axes = _phases(blocks, per_stage, grid, slow, reality, stack.host)
+    forward, input_grad, weight_grad, axes = _phases(
+        blocks, per_stage, grid, _Pace(in_situ * stretch, in_situ), reality, stack.host
+    )
     gathers = data_parallel(
         scenario, grid, switch, shape, codes, model, stages, params, (forward, input_grad + weight_grad)
     )
@@ -144,6 +148,19 @@ def _weights(stages: Stages, has_mtp: bool) -> FloatArray:
 
 
 @dataclass(frozen=True, slots=True)
+class _Pace:
+    """How much slower kernels run inside a step than alone: matrix kernels (power cap and in-situ), streams."""
+
+    matrix: FloatArray
+    stream: float
+
+    def device(self, peak: FloatArray, kernel: FloatArray, stream: FloatArray, real: Reality) -> FloatArray:
+        """Seconds of kernels with FLOP time ``peak``, ``kernel`` beyond it and memory-bound time ``stream``."""
+        matrix = peak * (1.0 + real.kernels * (self.matrix - 1.0)) + kernel * self.matrix * real.kernels
+        return matrix + stream * self.stream * real.streams
+
+
+@dataclass(frozen=True, slots=True)
 class _PerStage:
     """Sums block values over the blocks of each stage class."""
 
@@ -156,14 +173,17 @@ class _PerStage:
 
 
 def _phases(
-    blocks: BlockTimes, per_stage: _PerStage, grid: PlanGrid, slow: FloatArray, real: Reality, host: float
+    blocks: BlockTimes, per_stage: _PerStage, grid: PlanGrid, pace: _Pace, real: Reality, host: float
 ) -> tuple[FloatArray, FloatArray, FloatArray, dict[str, FloatArray]]:
     """Seconds per micro-batch and stage class of forward, input gradient (with recompute) and weight gradient."""
 
     def device(phase: int) -> FloatArray:
-        matrix = per_stage(blocks.peak_s[phase]) * (1.0 + real.kernels * (slow - 1.0))
-        extra = per_stage(blocks.kernel_s[phase]) * slow * real.kernels
-        return matrix + extra + per_stage(blocks.stream_s[phase]) * slow * real.streams
+        return pace.device(
+            per_stage(blocks.peak_s[phase]),
+            per_stage(blocks.kernel_s[phase]),
+            per_stage(blocks.stream_s[phase]),
+            real,
+        )
 
     axes = {
         "tp": per_stage(blocks.tp_s.sum(axis=0)),
@@ -182,16 +202,17 @@ def _phases(
     input_grad = device(INPUT_GRAD) + talk(INPUT_GRAD)
     weight_grad = device(WEIGHT_GRAD)
     if grid.recompute == "full":
-        again = forward - _ends(blocks, per_stage, slow, real)
+        again = forward - _ends(blocks, per_stage, pace, real)
         chosen = np.asarray(grid.recompute_layers, dtype=np.float64)
         count = np.maximum(per_stage.weights[: blocks.num_layer_kinds].sum(axis=0), 1e-9)
         share = np.where(chosen < 0, 1.0, np.minimum(chosen / count, 1.0))
         input_grad = input_grad + real.recompute * share * again
     elif grid.recompute == "selective":
-        again = (
-            per_stage(blocks.selective_peak_s) * (1.0 + real.kernels * (slow - 1.0))
-            + per_stage(blocks.selective_kernel_s) * slow * real.kernels
-            + per_stage(blocks.selective_stream_s) * slow * real.streams
+        again = pace.device(
+            per_stage(blocks.selective_peak_s),
+            per_stage(blocks.selective_kernel_s),
+            per_stage(blocks.selective_stream_s),
+            real,
         )
         input_grad = input_grad + real.recompute * again
     # launching is a race: a phase ends when both the device and the host that feeds it are done
@@ -203,16 +224,17 @@ def _phases(
     return forward, input_grad + late, weight_grad, axes
 
 
-def _ends(blocks: BlockTimes, per_stage: _PerStage, slow: FloatArray, real: Reality) -> FloatArray:
+def _ends(blocks: BlockTimes, per_stage: _PerStage, pace: _Pace, real: Reality) -> FloatArray:
     """Forward time of embedding and head, which are never computed again ``[4, plans]``."""
     n = blocks.num_layer_kinds
     ends = _PerStage(per_stage.weights[n:], per_stage.codes)
-    return (
-        ends(blocks.peak_s[FORWARD][n:]) * (1.0 + real.kernels * (slow - 1.0))
-        + ends(blocks.kernel_s[FORWARD][n:]) * slow * real.kernels
-        + ends(blocks.stream_s[FORWARD][n:]) * slow * real.streams
-        + real.tp * ends(blocks.tp_s[FORWARD][n:])
+    device = pace.device(
+        ends(blocks.peak_s[FORWARD][n:]),
+        ends(blocks.kernel_s[FORWARD][n:]),
+        ends(blocks.stream_s[FORWARD][n:]),
+        real,
     )
+    return device + real.tp * ends(blocks.tp_s[FORWARD][n:])
 
 
 def _optimizer(scenario: Scenario, grid: PlanGrid, params: Parameters, stages: Stages) -> FloatArray:
@@ -234,28 +256,36 @@ def _optimizer(scenario: Scenario, grid: PlanGrid, params: Parameters, stages: S
 def _flop_joules(scenario: Scenario, blocks: BlockTimes) -> FloatArray:
     """Dynamic joules of the matrix FLOPs of each phase and block ``[3, blocks, shapes]``."""
     fit = scenario.calibration.kernels.energy
-    total = np.zeros_like(blocks.flops)
-    for kernel in blocks.kernels:
-        if kernel.kind != "stream":
-            total[kernel.phase, kernel.block] += kernel.flops * joules_per_flop(fit, kernel.format)
-    return total
+    program = blocks.program
+    matrix = slice(0, program.span[STREAM].start)
+    each = np.array([[joules_per_flop(fit, row.format)] for row in program.rows[matrix]])
+    return (program.incidence[:, matrix] @ (blocks.kernels.flops[matrix] * each)).reshape(blocks.flops.shape)
 
 
 def _stretch(
     scenario: Scenario,
     blocks: BlockTimes,
     per_stage: _PerStage,
+    stages: Stages,
     flop_joules: FloatArray,
     in_situ: float,
-    grid: PlanGrid,
 ) -> FloatArray:
-    """Slow-down of compute from the power cap where the calibration was measured under another one."""
-    if scenario.calibration.kernels.chip == scenario.chip.name:
-        return np.ones(len(grid))
+    """Slow-down of matrix kernels under the chip's power cap, over the mix of all stages ``[plans]``.
+
+    Kernel tables are timed in short runs at the boost clock; a training step holds the load and meets the cap.
+    """
     fit = scenario.calibration.kernels.energy
-    seconds = per_stage((blocks.peak_s + blocks.kernel_s + blocks.stream_s).sum(axis=0)) * in_situ
-    joules = per_stage(flop_joules.sum(axis=0)) + fit.joules_per_byte * per_stage(blocks.bytes.sum(axis=0))
-    return power_stretch(scenario.chip, fit, seconds.max(axis=0), joules.max(axis=0))
+
+    def mean(values: FloatArray) -> FloatArray:
+        return (per_stage(values) * stages.number).sum(axis=0)  # type: ignore[no-any-return]
+
+    matrix_s = mean((blocks.peak_s + blocks.kernel_s).sum(axis=0)) * in_situ
+    talk_s = mean((blocks.tp_s + blocks.cp_s + blocks.ep_s).sum(axis=0))
+    other_s = mean(blocks.stream_s.sum(axis=0)) * in_situ + talk_s
+    other_j = fit.joules_per_byte * mean(blocks.bytes.sum(axis=0)) + fit.joules_per_link_byte * mean(
+        blocks.link_bytes
+    )
+    return power_stretch(scenario.chip, fit, matrix_s, mean(flop_joules.sum(axis=0)), other_s, other_j)
 
 
 def _energy(

@@ -36,13 +36,32 @@ def chip_joules(
     return np.asarray(fit.static * np.asarray(seconds) + dynamic)
 
 
-def power_stretch(chip: Chip, fit: EnergyFit, busy_s: Numeric, dynamic_joules: Numeric) -> Array:
-    """By how much compute slows so that a busy chip stays within its power cap, at least 1.
+#: Dynamic power goes with clock x voltage^2. Between 0.6 and 1.0 of the boost clock voltage falls about as
+#: (clock)^0.75 on current parts, so power goes as clock^2.5 and the energy of one operation as clock^1.5.
+CLOCK_POWER = 2.5
 
-    While busy a chip draws ``P = static + E / t``. Voltage falls with the clock, so dynamic power goes with its cube
-    and energy per operation with its square: running ``x`` times longer draws ``static + E / (t x^3)``. The cap
-    holds for ``x = (E / t / (TDP - static))^(1/3)``, the fixed point of clock, power and time.
+
+def power_stretch(
+    chip: Chip, fit: EnergyFit, matrix_s: Numeric, matrix_joules: Numeric, other_s: Numeric, other_joules: Numeric
+) -> Array:
+    """By how much matrix kernels slow down so that a busy chip stays within its power cap, at least 1.
+
+    The fixed point of clock, power and time: at ``1/x`` of the clock the matrix kernels take ``x matrix_s`` and
+    ``matrix_joules x^-1.5``; memory-bound time and its energy stay. The cap holds where::
+
+        static + (matrix_joules x^-1.5 + other_joules) / (x matrix_s + other_s) = TDP
+
+    Newton from x = 1: the left side is convex and falls with x, so five steps from the left converge.
+    Arguments are of one micro-batch on one chip, [s] and [J], floats or arrays of one shape.
     """
     room = max(chip.tdp - fit.static, 1.0)
-    power = np.asarray(dynamic_joules) / np.maximum(np.asarray(busy_s), 1e-12)
-    return np.asarray(np.maximum(np.cbrt(power / room), 1.0))
+    tm, ts = np.asarray(matrix_s, dtype=np.float64), np.asarray(other_s, dtype=np.float64)
+    em, es = np.asarray(matrix_joules, dtype=np.float64), np.asarray(other_joules, dtype=np.float64)
+    x = np.ones(np.broadcast_shapes(tm.shape, ts.shape, em.shape, es.shape))
+    energy_power = CLOCK_POWER - 1.0
+    for _ in range(5):
+        shrunk = em * x**-energy_power
+        excess = shrunk + es - room * (tm * x + ts)
+        slope = -energy_power * shrunk / x - room * tm
+        x = np.maximum(x - excess / np.minimum(slope, -1e-30), 1.0)
+    return np.asarray(x)
