@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ridgeline.facts import catalog
 from ridgeline.facts.calibration import Calibration
@@ -21,25 +21,11 @@ from ridgeline.facts.plan import Plan
 from ridgeline.facts.scenario import Scenario
 from ridgeline.facts.workload import TrainingJob
 from ridgeline.metrics import OperatorTime, Prediction, Rung
-from ridgeline.report import Effect, PlanPoint
+from ridgeline.report import Block, Effect, PlanPoint
 
 STAGES = 16
 MICRO_BATCHES = 16
 PLAN = Plan(tp=8, cp=1, pp=STAGES, vpp=4, dp=128, micro_batch=1, schedule="interleaved")
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One row of a timeline."""
-
-    stage: int
-    resource: str
-    name: str
-    kind: str
-    micro_batch: int
-    chunk: int
-    start_s: float
-    end_s: float
 
 
 def calibration() -> Calibration:
@@ -235,8 +221,8 @@ def timeline(micro_batches: int = MICRO_BATCHES, stages: int = STAGES, chunks: i
         warm = min(total, (stages - stage - 1) * 2 + (chunks - 1) * stages)
         order = [("F", i) for i in range(warm)]
         for i in range(total - warm):
-            order += [("F", warm + i), ("B", i)]
-        orders.append(order + [("B", i) for i in range(total - warm, total)])
+            order += [("F", warm + i), ("BW", i)]
+        orders.append(order + [("BW", i) for i in range(total - warm, total)])
     ends: dict[tuple[str, int, int, int], float] = {}
     clock, done, blocks = [0.0] * stages, [0] * stages, []
     progress = True

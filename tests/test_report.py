@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import report_fixture as fixture
@@ -18,6 +19,8 @@ from ridgeline import report, units
 from ridgeline.facts.plan import Plan, PlanGrid
 from ridgeline.metrics import Rung
 from ridgeline.report import figures, gantt, inputs, numerals, points, tables, theme
+from ridgeline.sim.stage_costs import StageCosts
+from ridgeline.sim.timeline import simulate
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -95,7 +98,7 @@ def test_a_rung_that_saves_time_has_its_own_colour() -> None:
     rungs = (Rung("ideal", 5.0), Rung("overlap", -0.07))
     causes = report.figure(fixture.prediction(ladder=rungs), "ladder")["data"][0]
     assert causes["marker"]["color"][1] == theme.colour("green")
-    assert f"{numerals.MINUS}0.0700 s" in report.ladder_text(fixture.prediction(ladder=rungs))
+    assert f"{numerals.MINUS}0.07 s" in report.ladder_text(fixture.prediction(ladder=rungs))
 
 
 def test_roofline_dots_stand_at_the_operators_intensity_and_rate() -> None:
@@ -162,7 +165,7 @@ def test_the_gantt_of_a_large_timeline_stays_small_and_keeps_the_shares() -> Non
     drawn = gantt.pipeline_gantt(rows)
     assert len(json.dumps(drawn, separators=(",", ":"))) < 2e6
     kinds = {trace["name"]: trace for trace in drawn["data"]}
-    for name, kind in (("forward", "F"), ("backward", "B")):
+    for name, kind in (("forward", "F"), ("backward", "BW")):
         cells = [share for lane in kinds[name]["z"] for share in lane if share is not None]
         seconds = len(cells) * kinds[name]["dx"]
         assert seconds == pytest.approx(
@@ -177,15 +180,52 @@ def test_the_gantt_table_adds_up_to_the_step() -> None:
         assert math.fsum(float(cell) for cell in line[2:-2]) == pytest.approx(end, abs=0.003)
 
 
-def test_two_resources_of_a_stage_are_two_lanes_compute_first() -> None:
+def test_two_resources_share_the_lane_of_a_stage() -> None:
     rows = [
-        fixture.Block(0, "network", "send", "send", 0, 0, 0.1, 0.2),
-        fixture.Block(0, "compute", "F0", "F", 0, 0, 0.0, 0.1),
-        fixture.Block(0, "compute", "nothing", "F", 0, 0, 0.1, 0.1),
+        report.Block(3, "network", "send", "send", 0, 0, 0.1, 0.2),
+        report.Block(3, "compute", "forward 0", "F", 0, 0, 0.0, 0.1),
+        report.Block(3, "compute", "nothing", "F", 0, 0, 0.1, 0.1),
     ]
-    drawn = gantt.pipeline_gantt(rows)
-    assert drawn["layout"]["yaxis"]["categoryarray"] == ["0 compute", "0 network"]
-    assert sum(len(trace["x"]) for trace in drawn["data"]) == 2
+    forward, send = gantt.pipeline_gantt(rows)["data"]
+    assert len(forward["x"]) == 1  # what takes no time is not drawn
+    assert forward["y"][0] + forward["width"][0] / 2 <= send["y"][0] - send["width"][0] / 2
+    assert round(forward["y"][0]) == round(send["y"][0]) == 3  # the hover shows the rounded lane
+
+
+def test_overlapping_blocks_count_once_in_the_busy_time() -> None:
+    rows = [
+        report.Block(0, "compute", "forward 1", "F+", 1, 0, 0.0, 0.2),
+        report.Block(0, "compute", "backward 0", "BW", 0, 0, 0.0, 0.2),
+        report.Block(0, "compute", "forward 2", "F", 2, 0, 0.3, 0.4),
+    ]
+    assert gantt.gantt_sheet(rows).rows[0][-3:] == ("0.100", "75.0 %", "3")
+    drawn = gantt.pipeline_gantt(rows)["data"]
+    assert drawn[-1]["name"] == "forward"  # the half-height forward lies over its backward
+    assert sorted(drawn[-1]["width"]) == pytest.approx([0.43, 0.86])
+
+
+def test_overlapping_blocks_leave_no_trace_behind_them() -> None:
+    shares = [[1.0] * 50 + [0.0] * 50, [1.0] * 50 + [0.0] * 50]
+    winners = gantt._winners(shares, 100)
+    assert sorted(set(winners[:50])) == [0, 1]
+    assert set(winners[51:]) == {2}
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zb-h1", "zb-v", "dualpipe"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_simulated_timelines_of_every_schedule_are_drawn(
+    schedule: str, dense: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ones = np.ones(4)
+    costs = StageCosts(forward_s=ones, input_grad_s=ones, weight_grad_s=ones, send_s=0.05)
+    simulated = simulate(schedule, costs, 16, 4, 2)
+    if dense:
+        monkeypatch.setattr(gantt, "MAX_BLOCKS", 10)
+    drawn = gantt.pipeline_gantt(simulated)
+    assert {trace["type"] for trace in drawn["data"]} == {"heatmap" if dense else "bar"}
+    assert {"forward", "send"} <= {trace["name"] for trace in drawn["data"]}
+    json.dumps(drawn, allow_nan=False)
+    assert len(gantt.gantt_sheet(simulated).rows) == 8  # four stages, compute and link
 
 
 def test_the_frontier_holds_the_plans_that_no_other_beats() -> None:
@@ -201,6 +241,15 @@ def test_the_frontier_holds_the_plans_that_no_other_beats() -> None:
     assert drawn["data"][1]["y"] == [point.step_time_s for point in edge]
     many = figures.pareto(fixture.candidates(10_000))
     assert len(many["data"][0]["x"]) <= figures.MAX_POINTS
+
+
+def test_what_a_search_returns_becomes_points() -> None:
+    assert points.as_point((fixture.PLAN, 4.93, 73e9)) == report.PlanPoint(
+        4.93, 73e9, "tp 8, pp 16, vpp 4, dp 128, mbs 1, interleaved, ZeRO 1"
+    )
+    assert points.as_point(fixture.prediction()).step_time_s == 4.93
+    edge = points.frontier(fixture.candidates())
+    assert [trace["name"] for trace in figures.pareto(edge)["data"]] == ["frontier"]
 
 
 def test_sensitivity_bars_show_the_changes_in_percent_best_first() -> None:
@@ -276,8 +325,9 @@ def test_a_grid_of_plans_is_refused() -> None:
 
 def test_the_ladder_text_adds_up() -> None:
     lines = report.ladder_text(fixture.prediction()).splitlines()
-    values = [float(re.search(r"(\d+\.\d+) s", line)[1]) for line in lines[1:]]  # type: ignore[index]
+    values = [float(re.search(r"(\d+\.\d+) s", line)[1]) for line in lines[1:-1]]  # type: ignore[index]
     assert math.fsum(values[:-1]) == pytest.approx(values[-1], abs=0.01)
+    assert all(len(str(value).split(".")[1]) <= 2 for value in values)
     assert lines[1].count("#") == tables.BAR_WIDTH
     assert "kernels fitted" in lines[-1]
 
@@ -287,6 +337,8 @@ def test_memory_and_the_whole_table_are_text() -> None:
     assert "activations" in words
     assert f"peak {fixture.prediction().peak_memory_bytes / 1e9:.1f} of 80.0 GB: fits" in words
     assert "too much" in report.memory_table(fixture.prediction(memory_capacity_bytes=40e9))
+    alike = fixture.prediction(memory={"weights": [1e9, 2e9, 2e9, 2e9, 1e9]})
+    assert [row[0] for row in tables.memory_sheet(alike).rows] == ["0", "1–3", "4"]
     everything = report.table(fixture.prediction())
     assert "Where the step goes" in everything
     assert "note: Failures" in everything

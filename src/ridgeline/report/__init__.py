@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ridgeline.report.blocks import Block
 from ridgeline.report.effects import Effect
 from ridgeline.report.figures import figure
 from ridgeline.report.page import html, page, write_report
@@ -9,6 +10,7 @@ from ridgeline.report.points import PlanPoint
 from ridgeline.report.tables import answer, headline, ladder_text, memory_table, plan_table, table
 
 __all__ = [
+    "Block",
     "Effect",
     "PlanPoint",
     "answer",

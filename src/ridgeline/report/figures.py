@@ -33,8 +33,9 @@ def ladder_waterfall(prediction: Prediction) -> Figure:
     """From the ideal step down to the predicted one: one bar per cause, starting where the last one ended.
 
     The bars of the first trace sum to ``step_time_s``; the last bar is the prediction with its range.
+    Causes that cost nothing are left out.
     """
-    rungs = prediction.ladder
+    rungs = [rung for rung in prediction.ladder if rung.seconds]
     starts = [math.fsum(rung.seconds for rung in rungs[:i]) for i in range(len(rungs))]
     total = prediction.step_time_s
     colours = [
@@ -49,11 +50,11 @@ def ladder_waterfall(prediction: Prediction) -> Figure:
         "x": [rung.seconds for rung in rungs],
         "base": starts,
         "marker": {"color": colours},
-        "text": [f"{seconds(r.seconds)} s  {percent(r.seconds / total, 0)}" for r in rungs],
+        "text": [f"{seconds(r.seconds, total)} s  {percent(r.seconds / total, 0)}" for r in rungs],
         "textposition": "outside",
         "cliponaxis": False,
         "customdata": [
-            [seconds(r.seconds), percent(r.seconds / total), seconds(start + r.seconds)]
+            [seconds(r.seconds, total), percent(r.seconds / total), seconds(start + r.seconds, total)]
             for r, start in zip(rungs, starts, strict=True)
         ],
         "hovertemplate": "%{y}<br>%{customdata[0]} s, %{customdata[1]} of the step"
@@ -144,7 +145,7 @@ def roofline(prediction: Prediction) -> Figure:
             height=440,
             xaxis=theme.axis(
                 "arithmetic intensity, FLOP per byte of device memory", type="log",
-                range=[math.log10(x_low), math.log10(x_high)], **_decades(x_low, x_high, 1.0),
+                range=[math.log10(x_low), math.log10(x_high * 1.1)], **_decades(x_low, x_high, 1.0),
             ),
             yaxis=theme.axis(
                 "TFLOP/s of one chip", type="log", range=[math.log10(y_low), math.log10(top * 2.2)],
@@ -179,7 +180,7 @@ def memory_by_stage(prediction: Prediction) -> Figure:
     layout = theme.layout(
         height=360,
         barmode="stack",
-        bargap=0.18,
+        bargap=max(0.18, 1.0 - stages / 5.0),  # one stage alone must not become a wall
         xaxis=theme.axis("pipeline stage", type="category"),
         yaxis=theme.axis("GB on the worst chip", range=[0, 1.1 * max([capacity, *totals]) / 1e9]),
         shapes=[
@@ -190,11 +191,12 @@ def memory_by_stage(prediction: Prediction) -> Figure:
         ],
         annotations=[
             _note(
-                f"capacity {gigabytes(capacity)} GB", x=1, xref="paper", y=capacity / 1e9, xanchor="right",
-                yanchor="bottom",
+                f"capacity<br>{gigabytes(capacity)} GB", x=1, xref="paper", y=capacity / 1e9, xanchor="left",
+                yanchor="middle", align="left", xshift=4,
             )
         ],
     )  # fmt: skip
+    layout["margin"] = {**layout["margin"], "r": 76}  # the capacity's label stands beside the bars
     return {"data": data, "layout": layout}
 
 
@@ -205,12 +207,13 @@ def pareto(
     edge = frontier(points)
     # An even stride keeps the cloud's shape; a random sample would change from run to run.
     drawn = list(points[:: max(1, math.ceil(len(points) / MAX_POINTS))])
+    cloud = {
+        **_plane(drawn, "candidate plans"),
+        "mode": "markers",
+        "marker": {"color": theme.colour("grey"), "size": 5, "opacity": 0.55},
+    }
     data = [
-        {
-            **_plane(drawn, "candidate plans"),
-            "mode": "markers",
-            "marker": {"color": theme.colour("grey"), "size": 5, "opacity": 0.55},
-        },
+        *([cloud] if len(edge) < len(points) else []),
         {
             **_plane(edge, "frontier"),
             "mode": "lines+markers",

@@ -1,55 +1,35 @@
-"""Pipeline Gantt of one step: a lane per stage and resource; blocks, or time bins for many."""
+"""Pipeline Gantt of one step: a lane per stage and resource; blocks, or time bins where they are too many."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
 from ridgeline.report import theme
+from ridgeline.report.blocks import Block, blocks_of, busy_s
 from ridgeline.report.figures import Figure, text
 from ridgeline.report.numerals import percent, significant
 from ridgeline.report.sheet import Sheet
+from ridgeline.sim.timeline import KIND_NAMES
 
 MAX_BLOCKS = 6000  # more blocks than this are narrower than a pixel, and make the page heavy
 MAX_CELLS = 48_000  # lanes x time bins of the dense drawing
 LABELLED_BLOCKS = 420  # up to here the micro-batch number is written on its block
 
-KINDS = {
-    "F": ("forward", "blue"),
-    "B": ("backward", "green"),
-    "W": ("weight gradient", "purple"),
+COLOURS = {
+    "forward": "blue",
+    "backward": "green",
+    "input gradient": "green",
+    "weight gradient": "purple",
+    "send": "orange",
 }
 RESERVE = ("orange", "teal", "gold", "pink", "red", "grey")
+#: Drawn on the upper half of the lane: it runs as one pass with the backward behind it.
+HALF = "F+"
 
 Lane = tuple[int, str]
-
-
-class Row(Protocol):
-    """One block of a timeline: what ran on which resource of which stage, and when."""
-
-    @property
-    def stage(self) -> int: ...
-    @property
-    def resource(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def micro_batch(self) -> int: ...
-    @property
-    def chunk(self) -> int: ...
-    @property
-    def start_s(self) -> float: ...
-    @property
-    def end_s(self) -> float: ...
-
-
-def rows_of(timeline: Any) -> list[Row]:
-    """The blocks of a timeline that last: ``timeline.rows`` or the timeline itself when it is a sequence."""
-    rows: Iterable[Row] = getattr(timeline, "rows", timeline)
-    return [row for row in rows if row.end_s > row.start_s]
 
 
 def pipeline_gantt(timeline: Any) -> Figure:
@@ -57,104 +37,118 @@ def pipeline_gantt(timeline: Any) -> Figure:
 
     Above `MAX_BLOCKS` blocks each lane is cut into time bins, shared out among the kinds in the
     proportion in which they ran, so the figure stays small whatever the number of micro-batches.
+    ``timeline`` is anything that `blocks_of` takes.
     """
-    rows = rows_of(timeline)
-    lanes = lanes_of(rows)
-    kinds = _kinds(rows)
-    end = max((row.end_s for row in rows), default=0.0)
-    dense = len(rows) > MAX_BLOCKS
-    data = _bins(rows, lanes, kinds, end) if dense else _blocks(rows, lanes, kinds)
-    names = [_lane_name(lane, lanes) for lane in lanes]
+    blocks = blocks_of(timeline)
+    stages = sorted({block.stage for block in blocks})
+    bands = _bands(blocks)
+    end = max((block.end_s for block in blocks), default=0.0)
+    dense = len(blocks) > MAX_BLOCKS
+    data = _bins(blocks, stages, bands, end) if dense else _bars(blocks, bands)
+    # On a long axis a lane is found by every second or fourth name.
+    named = stages[:: max(1, math.ceil(len(stages) / 32))]
+    lane_px = (18 if len(stages) > 8 else 30) + 8 * (len(bands) - 1)
     layout = theme.layout(
-        height=min(760, 110 + max(6, 17 if len(lanes) > 8 else 28) * max(1, len(lanes))),
+        height=min(900, 120 + max(1, len(stages)) * lane_px),
         barmode="overlay",
-        bargap=0.0,
         xaxis=theme.axis("seconds from the start of the step", range=[0, end * 1.005]),
         yaxis=theme.axis(
-            "stage", type="category", categoryorder="array", categoryarray=names,
-            range=[len(lanes) - 0.4, -0.6], showgrid=False,
+            "stage", range=[max(stages, default=0) + 0.55, min(stages, default=0) - 0.55], showgrid=False,
+            tickvals=named, ticktext=[str(stage) for stage in named],
         ),
     )  # fmt: skip
     return {"data": data, "layout": layout}
 
 
 def gantt_sheet(timeline: Any) -> Sheet:
-    """Busy seconds by kind, idle seconds and busy share of each lane."""
-    rows = rows_of(timeline)
-    kinds = _kinds(rows)
-    end = max((row.end_s for row in rows), default=0.0)
-    lines = []
-    for stage, resource in lanes_of(rows):
-        mine = [row for row in rows if (row.stage, row.resource) == (stage, resource)]
-        spent = [math.fsum(r.end_s - r.start_s for r in mine if r.kind == kind) for kind in kinds]
-        busy = math.fsum(spent)
-        cells = [str(stage), resource, *(f"{seconds:.3f}" for seconds in spent)]
-        lines.append((*cells, f"{end - busy:.3f}", percent(busy / end), str(len(mine))))
-    names = [kind_name(kind) for kind in kinds]
-    columns = ("stage", "resource", *(f"{name} s" for name in names), "idle s", "busy", "blocks")
-    return Sheet(columns, tuple(lines), "rl" + "r" * (len(kinds) + 3))
-
-
-def lanes_of(rows: Sequence[Row]) -> list[Lane]:
-    """Stages in order; within a stage the compute lane first."""
-    return sorted(
-        {(row.stage, row.resource) for row in rows}, key=lambda lane: (lane[0], lane[1] != "compute", lane[1])
-    )
+    """Seconds by kind of work, idle seconds and busy share of each lane."""
+    blocks = blocks_of(timeline)
+    kinds = list(_kinds(blocks))
+    end = max((block.end_s for block in blocks), default=0.0)
+    by_lane: dict[Lane, list[Block]] = {}
+    for block in blocks:
+        by_lane.setdefault((block.stage, block.resource), []).append(block)
+    order = list(_bands(blocks))
+    rows = []
+    for stage, resource in sorted(by_lane, key=lambda lane: (lane[0], order.index(lane[1]))):
+        mine = by_lane[stage, resource]
+        spent = [math.fsum(b.end_s - b.start_s for b in mine if kind_name(b.kind) == kind) for kind in kinds]
+        busy = busy_s(mine)
+        cells = (str(stage), resource, *(f"{value:.3f}" if value else "" for value in spent))
+        rows.append((*cells, f"{end - busy:.3f}", percent(busy / end), f"{len(mine):,}"))
+    columns = ("stage", "resource", *(f"{kind} s" for kind in kinds), "idle s", "busy", "blocks")
+    return Sheet(columns, tuple(rows), "rl" + "r" * (len(kinds) + 3))
 
 
 def kind_name(kind: str) -> str:
     """``F`` is forward; a kind without a letter of its own goes by its name."""
-    return KINDS[kind][0] if kind in KINDS else kind
+    return KIND_NAMES.get(kind, kind)
 
 
-def _kinds(rows: Sequence[Row]) -> dict[str, str]:
-    """Kind -> colour, in the order F, B, W, then others as they appear."""
-    seen = dict.fromkeys(row.kind for row in rows)
-    colours = {kind: theme.colour(KINDS[kind][1]) for kind in KINDS if kind in seen}
-    others = [kind for kind in seen if kind not in KINDS]
-    return colours | {kind: theme.colour(RESERVE[i % len(RESERVE)]) for i, kind in enumerate(others)}
+def _kinds(blocks: Sequence[Block]) -> dict[str, str]:
+    """Name of kind -> colour: those of the pipeline first, then others as they appear."""
+    seen = dict.fromkeys(kind_name(block.kind) for block in blocks)
+    colours = {name: theme.colour(colour) for name, colour in COLOURS.items() if name in seen}
+    others = [name for name in seen if name not in COLOURS]
+    return colours | {name: theme.colour(RESERVE[i % len(RESERVE)]) for i, name in enumerate(others)}
 
 
-def _lane_name(lane: Lane, lanes: Sequence[Lane]) -> str:
-    stage, resource = lane
-    return str(stage) if len({name for _, name in lanes}) == 1 else text(f"{stage} {resource}")
+def _bands(blocks: Sequence[Block]) -> dict[str, tuple[float, float]]:
+    """Resource -> its part of a stage's lane, which reaches from -0.5 to 0.5; compute takes the upper one."""
+    names = sorted({block.resource for block in blocks}, key=lambda name: (name != "compute", name))
+    if len(names) < 2:
+        return dict.fromkeys(names, (-0.5, 0.5))
+    height = 0.32 / (len(names) - 1)
+    edges = [-0.5, *(0.18 + i * height for i in range(len(names)))]
+    return dict(zip(names, pairwise(edges), strict=True))
 
 
-def _blocks(rows: Sequence[Row], lanes: Sequence[Lane], kinds: Mapping[str, str]) -> list[Figure]:
-    names = {lane: _lane_name(lane, lanes) for lane in lanes}
-    chunks = 1 + max((row.chunk for row in rows), default=0)
-    return [
-        _block_trace([row for row in rows if row.kind == kind], colour, kind, names, chunks, len(rows))
-        for kind, colour in kinds.items()
-    ]
+def _bars(blocks: Sequence[Block], bands: Mapping[str, tuple[float, float]]) -> list[Figure]:
+    chunks = 1 + max((block.chunk for block in blocks), default=0)
+    labelled = len(blocks) <= LABELLED_BLOCKS
+    traces = []
+    for name, colour in _kinds(blocks).items():
+        # A half-height block is drawn over its partner, so it comes last.
+        mine = sorted((b for b in blocks if kind_name(b.kind) == name), key=lambda b: b.kind == HALF)
+        traces.append(_bar_trace(mine, colour, name, bands, chunks, labelled))
+    has_half = any(block.kind == HALF for block in blocks)
+    return sorted(traces, key=lambda trace: has_half and trace["name"] == kind_name(HALF))
 
 
-def _block_trace(
-    rows: Sequence[Row], colour: str, kind: str, names: Mapping[Lane, str], chunks: int, num_blocks: int
+def _bar_trace(
+    blocks: Sequence[Block],
+    colour: str,
+    name: str,
+    bands: Mapping[str, tuple[float, float]],
+    chunks: int,
+    labelled: bool,
 ) -> Figure:
+    thin = all(block.resource != "compute" for block in blocks)
     trace: Figure = {
         "type": "bar",
         "orientation": "h",
-        "name": text(kind_name(kind)),
+        "name": text(name),
         # Microseconds are enough for the eye, and keep the page small.
-        "base": [round(row.start_s, 6) for row in rows],
-        "x": [round(row.end_s - row.start_s, 6) for row in rows],
-        "y": [names[row.stage, row.resource] for row in rows],
-        "width": 0.86,
+        "base": [round(block.start_s, 6) for block in blocks],
+        "x": [round(block.end_s - block.start_s, 6) for block in blocks],
+        "y": [round(block.stage + _centre(block, bands), 3) for block in blocks],
+        "width": [round(_height(block, bands), 3) for block in blocks],
         "marker": {
             "color": colour,
-            "opacity": [round(1.0 - 0.5 * max(0, row.chunk) / max(1, chunks - 1), 2) for row in rows],
-            "line": {"width": 0.5, "color": theme.colour("paper")},
+            "opacity": [round(1.0 - 0.5 * max(0, b.chunk) / max(1, chunks - 1), 2) for b in blocks],
+            # A gap between computations; a send, thinner than a pixel, is drawn as a tick of its own colour.
+            "line": [{"width": 0.5, "color": theme.colour("paper")}, {"width": 1, "color": colour}][thin],
         },
         "customdata": [
-            [_words(row), significant(row.end_s - row.start_s), round(row.start_s, 4)] for row in rows
+            [_words(block), significant(block.end_s - block.start_s), round(block.start_s, 4)]
+            for block in blocks
         ],
-        "hovertemplate": f"{text(kind_name(kind))}, stage %{{y}}<br>%{{customdata[0]}}<br>"
+        "hovertemplate": f"{text(name)}, stage %{{y:.0f}}<br>%{{customdata[0]}}<br>"
         "%{customdata[1]} s from %{customdata[2]} s<extra></extra>",
     }
-    if num_blocks <= LABELLED_BLOCKS:
+    if labelled:
         trace |= {
-            "text": [str(row.micro_batch) if row.micro_batch >= 0 else "" for row in rows],
+            "text": [str(b.micro_batch) if b.micro_batch >= 0 and b.kind != "S" else "" for b in blocks],
             "textposition": "inside",
             "insidetextanchor": "middle",
             "insidetextfont": {"color": theme.colour("paper"), "size": 10},
@@ -163,33 +157,46 @@ def _block_trace(
     return trace
 
 
-def _words(row: Row) -> str:
-    if row.kind in KINDS:
-        return f"micro-batch {row.micro_batch}, chunk {row.chunk}"
-    return text(row.name)
+def _centre(block: Block, bands: Mapping[str, tuple[float, float]]) -> float:
+    top, bottom = bands[block.resource]
+    return top + (bottom - top) * (0.25 if block.kind == HALF else 0.5)
 
 
-def _bins(rows: Sequence[Row], lanes: Sequence[Lane], kinds: Mapping[str, str], end: float) -> list[Figure]:
+def _height(block: Block, bands: Mapping[str, tuple[float, float]]) -> float:
+    top, bottom = bands[block.resource]
+    return (bottom - top) * (0.43 if block.kind == HALF else 0.86)
+
+
+def _words(block: Block) -> str:
+    if block.kind in KIND_NAMES:
+        return f"micro-batch {block.micro_batch}, chunk {block.chunk}"
+    return text(block.name)
+
+
+def _bins(
+    blocks: Sequence[Block], stages: Sequence[int], bands: Mapping[str, tuple[float, float]], end: float
+) -> list[Figure]:
     """One heat map per kind: the time bins of each lane that the kind was given."""
+    lanes = {lane: i for i, lane in enumerate((stage, name) for stage in stages for name in bands)}
+    kinds = {name: i for i, name in enumerate(_kinds(blocks))}
     num = max(100, min(1200, MAX_CELLS // len(lanes)))
-    place = {lane: i for i, lane in enumerate(lanes)}
-    order = {kind: i for i, kind in enumerate(kinds)}
     filled = [[[0.0] * num for _ in kinds] for _ in lanes]
-    for row in rows:
-        line = filled[place[row.stage, row.resource]][order[row.kind]]
-        first, last = row.start_s / end * num, row.end_s / end * num
+    for block in blocks:
+        line = filled[lanes[block.stage, block.resource]][kinds[kind_name(block.kind)]]
+        first, last = block.start_s / end * num, block.end_s / end * num
         for cell in range(int(first), min(num, math.ceil(last))):
             line[cell] += min(last, cell + 1.0) - max(first, float(cell))
     winners = [_winners(lane, num) for lane in filled]
+    edges = [stage + bands[name][0] for stage, name in lanes] + [stages[-1] + 0.5]
     step = end / num
     return [
         {
             "type": "heatmap",
-            "name": text(kind_name(kind)),
-            "z": [[1 if winner == i else None for winner in lane] for lane in winners],
+            "name": text(name),
+            "z": [[1 if winner == kinds[name] else None for winner in lane] for lane in winners],
             "x0": step / 2,
             "dx": step,
-            "y": [_lane_name(lane, lanes) for lane in lanes],
+            "y": edges,
             "ygap": 2,
             "zmin": 0,
             "zmax": 1,
@@ -197,9 +204,9 @@ def _bins(rows: Sequence[Row], lanes: Sequence[Lane], kinds: Mapping[str, str], 
             "showscale": False,
             "showlegend": True,
             "hoverongaps": False,
-            "hovertemplate": f"{text(kind_name(kind))}, stage %{{y}}<br>around %{{x:.3f}} s<extra></extra>",
+            "hovertemplate": f"{text(name)}, stage %{{y:.0f}}<br>around %{{x:.3f}} s<extra></extra>",
         }
-        for i, (kind, colour) in enumerate(kinds.items())
+        for name, colour in _kinds(blocks).items()
     ]
 
 
@@ -213,8 +220,10 @@ def _winners(filled: Sequence[Sequence[float]], num: int) -> list[int]:
     found = []
     for cell in range(num):
         shares = [kind[cell] for kind in filled]
+        # Overlapping blocks fill a bin more than once: they share it, or the excess would be drawn later.
+        scale = max(1.0, math.fsum(shares))
         for i, share in enumerate([*shares, max(0.0, 1.0 - math.fsum(shares))]):
-            owed[i] += share
+            owed[i] += share / scale
         winner = max(range(len(owed)), key=lambda i: owed[i])
         owed[winner] -= 1.0
         found.append(winner)

@@ -21,9 +21,13 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"
 
 
-def seconds(value: float) -> str:
-    """Seconds with two decimals, or four where they are short: a column that adds up to the eye."""
-    return (f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.4f}").replace("-", MINUS)
+def seconds(value: float, total: float) -> str:
+    """A part of ``total`` seconds, with the decimals that show the total in three digits.
+
+    All parts then have the same decimals: a column that adds up to the eye.
+    """
+    decimals = max(0, 2 - math.floor(math.log10(total))) if total > 0 else 2
+    return f"{value:.{decimals}f}".replace("-", MINUS)
 
 
 def percent(share: float, digits: int = 1) -> str:

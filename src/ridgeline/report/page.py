@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.resources
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -17,13 +18,15 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from ridgeline.facts.observation import Observation
+from ridgeline.facts.plan import Plan
 from ridgeline.metrics import Prediction
 from ridgeline.report import figures, gantt, tables, theme
+from ridgeline.report.blocks import Block, blocks_of
 from ridgeline.report.effects import HasEffect
 from ridgeline.report.figures import Figure
 from ridgeline.report.inputs import input_sheets, published_sheet
-from ridgeline.report.numerals import count, gigabytes, percent, significant
-from ridgeline.report.points import PlanPoint, frontier
+from ridgeline.report.numerals import count, gigabytes, percent, seconds, significant
+from ridgeline.report.points import PlanPoint, as_point, frontier
 from ridgeline.report.sheet import Sheet
 
 
@@ -56,7 +59,8 @@ def page(
     prediction: Prediction,
     *,
     plans: Sequence[Prediction] = (),
-    pareto: Sequence[PlanPoint | Prediction] = (),
+    plans_note: str = "",
+    pareto: Sequence[PlanPoint | Prediction | tuple[Plan, float, float]] = (),
     timeline: Any = None,
     sensitivities: Sequence[HasEffect] = (),
     published: Sequence[Observation] = (),
@@ -69,13 +73,14 @@ def page(
     Args:
         prediction: what the page is about.
         plans: the best plans found, best first, for the table; the prediction alone when empty.
+        plans_note: how the plans were found, such as how many were considered.
         pareto: candidate plans for the plot of step time against memory.
-        timeline: blocks of one step (see `ridgeline.report.gantt.Row`), or none.
+        timeline: blocks of one step (anything `blocks_of` takes), or none.
         sensitivities: what changes of the inputs do to the step time.
         published: published results to stand beside the prediction.
         command, version, catalog_hash: how to get this page again.
     """
-    points = [item if isinstance(item, PlanPoint) else PlanPoint.of(item) for item in pareto]
+    points = [as_point(item) for item in pareto]
     panels = _panels(prediction, points, timeline, sensitivities)
     script, plotly = _resource("page.js"), plotly_script()
     return (
@@ -92,6 +97,7 @@ def page(
             labels=prediction.labels,
             panels=panels,
             plans=tables.plan_sheet(plans or [prediction]),
+            plans_note=plans_note,
             published=published_sheet(prediction, list(published)) if published else None,
             inputs=input_sheets(prediction),
             notes=prediction.notes,
@@ -150,9 +156,10 @@ def _panels(
             "Operators of one micro-batch on the busiest stage; area is time. "
             "Circle forward, diamond input gradient, square weight gradient."
         )
-        bare = sum(1 for op in prediction.operators if not op.flops)
+        bare = [op.seconds for op in prediction.operators if not op.flops]
         if bare:
-            lead += f" Operators without FLOPs ({bare}) are in the table only."
+            share = math.fsum(bare) / math.fsum(op.seconds for op in prediction.operators)
+            lead += f" Those without FLOPs ({len(bare)}, {percent(share)} of the time) are in the table only."
         panels.append(
             Panel(
                 "roofline",
@@ -162,8 +169,8 @@ def _panels(
                 tables.operator_sheet(prediction),
             )
         )
-    if timeline is not None and gantt.rows_of(timeline):
-        panels.append(_pipeline(timeline))
+    if timeline is not None and (blocks := blocks_of(timeline)):
+        panels.append(_pipeline(prediction, blocks))
     if points:
         panels.append(_candidates(prediction, points))
     if sensitivities:
@@ -179,29 +186,31 @@ def _panels(
     return {panel.key: panel for panel in panels}
 
 
-def _pipeline(timeline: Any) -> Panel:
-    num = len(gantt.rows_of(timeline))
-    lead = f"{num:,} blocks; later model chunks are paler. Blank is idle."
-    if num > gantt.MAX_BLOCKS:
-        lead = (
-            f"{num:,} blocks, too many to draw: each moment is given to one kind, "
-            "in the proportion in which they ran. Blank is idle."
-        )
+def _pipeline(prediction: Prediction, blocks: Sequence[Block]) -> Panel:
+    span, step = max(block.end_s for block in blocks), prediction.step_time_s
+    lead = f"{len(blocks):,} blocks in {seconds(span, step)} s of the {seconds(step, step)} s step. "
+    if len(blocks) > gantt.MAX_BLOCKS:
+        lead += "Too many to draw: each moment is given to one kind, in the proportion in which they ran. "
+    elif any(block.chunk > 0 for block in blocks):
+        lead += "Later model chunks are paler. "
     return Panel(
         "pipeline",
         "One step of the pipeline",
-        lead,
-        gantt.pipeline_gantt(timeline),
-        gantt.gantt_sheet(timeline),
+        lead + "Blank is idle.",
+        gantt.pipeline_gantt(blocks),
+        gantt.gantt_sheet(blocks),
     )
 
 
 def _candidates(prediction: Prediction, points: Sequence[PlanPoint]) -> Panel:
+    edge = frontier(points)
     lead = f"{len(points):,} candidate plans; the table lists those that no other beats."
-    if len(points) > figures.MAX_POINTS:
+    if len(edge) == len(points):
+        lead = "Plans that no other beats in both step time and memory."
+    elif len(points) > figures.MAX_POINTS:
         lead += " The plot shows an even sample and the whole frontier."
     drawn = figures.pareto(points, PlanPoint.of(prediction), prediction.memory_capacity_bytes)
-    return Panel("pareto", "Step time against memory", lead, drawn, tables.point_sheet(frontier(points)))
+    return Panel("pareto", "Step time against memory", lead, drawn, tables.point_sheet(edge))
 
 
 def _facts(prediction: Prediction) -> list[tuple[str, str, str]]:

@@ -23,6 +23,16 @@ class PlanPoint:
         return cls(prediction.step_time_s, prediction.peak_memory_bytes, plan_label(prediction.scenario.plan))
 
 
+def as_point(item: PlanPoint | Prediction | tuple[Plan, float, float]) -> PlanPoint:
+    """A point from what a search returns: a prediction, or ``(plan, step seconds, peak bytes)``."""
+    if isinstance(item, Prediction):
+        return PlanPoint.of(item)
+    if isinstance(item, tuple):
+        plan, step_time_s, peak_memory_bytes = item
+        return PlanPoint(step_time_s, peak_memory_bytes, plan_label(plan))
+    return item
+
+
 def plan_label(plan: Plan | PlanGrid) -> str:
     """A plan in one line, degrees of one left out: ``tp 8, pp 16, vpp 4, dp 128, mbs 1, interleaved``."""
     if isinstance(plan, PlanGrid):

@@ -132,10 +132,12 @@ def ladder_sheet(prediction: Prediction) -> Sheet:
     """The ladder with each rung's seconds, its share and the time up to it; the last row is the step."""
     total = prediction.step_time_s
     rows, reached = [], 0.0
-    for rung in prediction.ladder:
+    for rung in [rung for rung in prediction.ladder if rung.seconds]:
         reached += rung.seconds
-        rows.append((rung.cause, seconds(rung.seconds), percent(rung.seconds / total), seconds(reached)))
-    rows.append(("predicted step", seconds(total), percent(1.0), seconds(total)))
+        rows.append(
+            (rung.cause, seconds(rung.seconds, total), percent(rung.seconds / total), seconds(reached, total))
+        )
+    rows.append(("predicted step", seconds(total, total), percent(1.0), seconds(total, total)))
     return Sheet(
         ("cause", "s", "of the step", "up to here s"), tuple(rows), "lrrr", strong=frozenset({len(rows) - 1})
     )
@@ -143,10 +145,11 @@ def ladder_sheet(prediction: Prediction) -> Sheet:
 
 def ladder_text(prediction: Prediction) -> str:
     """The ladder as text with bars: where the step goes, from the ideal time to the predicted one."""
-    rungs = prediction.ladder
+    total = prediction.step_time_s
+    rungs = [rung for rung in prediction.ladder if rung.seconds]
     names = [rung.cause if i == 0 else f"+ {rung.cause}" for i, rung in enumerate(rungs)]
-    values = [seconds(rung.seconds) for rung in rungs]
-    result = seconds(prediction.step_time_s)
+    values = [seconds(rung.seconds, total) for rung in rungs]
+    result = seconds(total, total)
     width = max(len(name) for name in [*names, "= predicted step"])
     column = max(len(value) for value in [*values, result])
     longest = max((abs(rung.seconds) for rung in rungs), default=1.0) or 1.0
@@ -154,32 +157,39 @@ def ladder_text(prediction: Prediction) -> str:
     for name, value, rung in zip(names, values, rungs, strict=True):
         bar = ("#" if rung.seconds >= 0 else "-") * round(BAR_WIDTH * abs(rung.seconds) / longest)
         lines.append(f"  {name:<{width}}  {value:>{column}} s  {bar}".rstrip())
+    lines.append(f"  {'= predicted step':<{width}}  {result:>{column}} s  80 %: {step_range(prediction)} s")
     labels = label_words(prediction)
-    lines.append(
-        f"  {'= predicted step':<{width}}  {result:>{column}} s  80 %: {step_range(prediction)} s"
-        + (f"; {labels}" if labels else "")
-    )
-    return "\n".join(lines)
+    return "\n".join([*lines, f"  {labels}"] if labels else lines)
 
 
 def memory_sheet(prediction: Prediction) -> Sheet:
-    """Gigabytes by pipeline stage and kind, on the worst chip of each stage."""
+    """Gigabytes by pipeline stage and kind, on the worst chip of each stage; equal neighbours share a row."""
     kinds = {kind: values for kind, values in prediction.memory.items() if any(values)}
     stages = max((len(values) for values in kinds.values()), default=0)
-    totals = [math.fsum(values[i] for values in kinds.values()) for i in range(stages)]
     capacity = prediction.memory_capacity_bytes
-    rows = tuple(
-        (
-            str(stage),
-            *(gigabytes(values[stage]) for values in kinds.values()),
-            gigabytes(totals[stage]),
-            gigabytes(capacity - totals[stage]).replace("-", MINUS),
-        )
-        for stage in range(stages)
-    )
+    rows: list[tuple[str, ...]] = []
+    spans: list[list[int]] = []
+    totals = []
+    for stage in range(stages):
+        parts = [values[stage] for values in kinds.values()]
+        total = math.fsum(parts)
+        cells = (*map(gigabytes, parts), gigabytes(total), gigabytes(capacity - total).replace("-", MINUS))
+        if rows and rows[-1] == cells:
+            spans[-1][1] = stage
+            continue
+        rows.append(cells)
+        spans.append([stage, stage])
+        totals.append(total)
+    names = [f"{first}" if first == last else f"{first}–{last}" for first, last in spans]
     columns = ("stage", *kinds, "sum", "free")
     fullest = frozenset({totals.index(max(totals))}) if totals else frozenset()
-    return Sheet(columns, rows, "r" * len(columns), caption=f"GB of {gigabytes(capacity)} GB", strong=fullest)
+    return Sheet(
+        columns,
+        tuple((name, *cells) for name, cells in zip(names, rows, strict=True)),
+        "r" * len(columns),
+        caption=f"GB of {gigabytes(capacity)} GB",
+        strong=fullest,
+    )
 
 
 def memory_table(prediction: Prediction) -> str:
