@@ -4,11 +4,15 @@ Every schedule is a fixed order of operations on each stage, so its makespan is 
 graph of those operations (max-plus algebra). The forms evaluate the few paths that can be longest: steady
 state on one *home* stage, reached through the forwards of the stages above it, left through their backwards,
 with the detours through the stages below it that happen while the pipeline fills, drains or waits for a send.
+
+gpipe, 1f1b, interleaved, zb-h1, zb-h2 are lower bounds (each is the length of a real path), exact
+for equal stages; zb-v and dualpipe are exact for equal stages, else an estimate from mean stage costs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -39,9 +43,8 @@ def makespan(
     elif schedule == "1f1b":
         total = _ramps(costs.fused, m, pp, depth=1, debt=0)
     elif schedule == "interleaved":
-        total = np.where(
-            vpp > 1, _interleaved(costs.fused, m, pp, vpp), _ramps(costs.fused, m, pp, depth=1, debt=0)
-        )
+        plain = _ramps(costs.fused, m, pp, depth=1, debt=0) if np.any(vpp == 1) else np.zeros(())
+        total = np.where(vpp > 1, _interleaved(costs.fused, m, pp, vpp), plain)
     elif schedule == "zb-v":
         return _zero_bubble_v(costs, m, pp)
     elif schedule == "dualpipe":
@@ -75,14 +78,13 @@ def _ramps(costs: Pass, m: IntArray, pp: IntArray, *, depth: int, debt: int) -> 
     latency:
 
         T = max_k  sum_{i<k} (F_i + s) + m c_k + start_k + middle_k + end_k + leave_k
-        start_k  = max_d sum_{k<i<=d} (F_i + B_i + 2 s) + w_d F_d - w_k F_k              first backward comes
-        back
-        end_k    = max_d sum_{k<i<=d} (F_i + B_i + 2 s) + w_d (B_d + W_d) - w_k (B_k + W_k)  last one comes
-        back
-        middle_k = as often as fits, max_d sum_{k<i<=d} (F_i + B_i + 2 s) - (w_k - w_d) c_k   sends in steady
-        state
-        leave_k  = max_{e<=k} sum_{e<=i<k} (B_i + s) + (D_e + 1) W_e - (D_k + 1) W_k     drain, and weights
-        left over
+        start_k  = max_d sum_{k<i<=d} (F_i + B_i + 2 s) + w_d max_{i<=d} F_i - w_k F_k
+        end_k    = max_d sum_{k<i<=d} (F_i + B_i + 2 s) + w_d (B_d + W_d) - w_k (B_k + W_k)
+        middle_k = as often as fits, max_d sum_{k<i<=d} (F_i + B_i + 2 s) - (w_k - w_d) c_k
+        leave_k  = max_{e<=k} sum_{e<=i<k} (B_i + s) + (D_e + 1) W_e - (D_k + 1) W_k
+
+    start: until the first backward is back; end: until the last is; middle: what sends add in between; leave:
+    the drain and the weight gradients left over.
     """
     chain, cycle = costs.forward + costs.grad, costs.forward + costs.grad + costs.weight
     back = costs.grad + costs.weight
@@ -95,14 +97,16 @@ def _ramps(costs: Pass, m: IntArray, pp: IntArray, *, depth: int, debt: int) -> 
     warm = [np.minimum(depth * (pp - 1 - home), m - 1) for home in homes]
     owed = [np.clip(debt * home, 0, np.maximum(m - 1 - w, 0)) for home, w in zip(homes, warm, strict=True)]
     up = [before_stage(costs.grad, home, pp) for home in homes]
+    widest = list(accumulate(at[1], np.maximum))  # a slower forward above can hold up the first ones
+    longest = at[2] if debt else list(accumulate(at[2], np.maximum))
     total = np.zeros(())
     for k, home in enumerate(homes):
         start = end = middle = leave = np.zeros(())
         spare = m - 2 - warm[k]  # micro-batches between the trip of the first and that of the last
         for d in range(k, len(homes)):
             trip = sums[d] + at[0][d] - sums[k] - at[0][k] + 2 * (homes[d] - home) * costs.latency
-            start = np.maximum(start, trip + warm[d] * at[1][d] - warm[k] * at[1][k])
-            end = np.maximum(end, trip + warm[d] * at[2][d] - warm[k] * at[2][k])
+            start = np.maximum(start, trip + warm[d] * widest[d] - warm[k] * at[1][k])
+            end = np.maximum(end, trip + warm[d] * longest[d] - warm[k] * at[2][k])
             length = warm[k] - warm[d] + 1
             gain = (trip - (length - 1) * at[3][k]) * (np.maximum(spare, 0) // length)
             below = np.maximum(spare % length - 1, 0) // depth  # a shorter trip uses up what is left
@@ -122,51 +126,51 @@ def _skew(costs: Pass, pp: IntArray, depth: int) -> FloatArray:
     """What zb-h1 (depth 1) and zb-h2 (depth 2) lose if all stages wait for the last; mean stage costs."""
     f, b, w = (before_stage(values, pp, pp) / pp for values in (costs.forward, costs.grad, costs.weight))
     own = np.maximum(np.maximum(b - (depth - 1) * f, f + b - depth * w), 0.0)
-    lost: FloatArray = (pp - 1) * np.maximum(f - own, 0.0)
-    return lost
+    return np.asarray((pp - 1) * np.maximum(f - own, 0.0), dtype=np.float64)
 
 
 def _interleaved(costs: Pass, m: IntArray, pp: IntArray, vpp: IntArray) -> FloatArray:
-    """Longest path of interleaved 1F1B with at least two chunks -> [plans]; f, b, t = f + b are those of one
-    chunk.
+    """Longest path of interleaved 1F1B with at least two chunks -> [plans].
 
-    Stage k runs ``2 w_k + (vpp - 1) pp`` chunk forwards before it alternates, ``w_k = pp - 1 - k``:
+    Stage k runs ``2 w_k + (vpp - 1) pp`` chunk forwards before it alternates, ``w_k = pp - 1 - k``. With f, b
+    and t = f + b those of one chunk at home stage k:
 
-        T = max_k  sum_{i<k} (f_i + b_i + 2 s) + m vpp t_k + loops_k + ramps_k
-        loops_k  = (vpp - 1) (max(0, sum f + pp s - pp f_k) + max(0, sum b + pp s - pp b_k))
-        first_k  = max_d sum_{k<i<=d} (t_i + 2 s) + 2 w_d f_d - 2 w_k f_k      to the first backward; last_k
-        likewise round_k  = max_d a first pass down to d, one group of micro-batches there, and back in at the
-        top
-        joint_k  = max_d sum_{k<i<d} t_i + pp t_d - (pp - 1) t_k + 2 (d - k) s   all there is when m = pp
+        T = max_k  sum_{i<k} (f_i + b_i + 2 s) + m vpp t_k + loops_k + first_k + last_k
+        loops_k = (vpp - 1) (max(0, sum f + pp s - pp f_k) + max(0, sum b + pp s - pp b_k))
+        first_k = max_d sum_{k<i<=d} (t_i + 2 s) + 2 w_d max_{i<=d} f_i - 2 w_k f_k, until the first backward
+        last_k  = the same with b for f, from the last forward
 
-    and ``ramps = first + last`` (``max(first, last, joint)`` when ``m = pp``).
+    or, where it is longer, a `_round` instead of first or last; and when ``m = pp``, all one round trip,
+
+        joint_k = max_d sum_{k<i<d} t_i + pp t_d - (pp - 1) t_k + 2 (d - k) s
     """
     f, b = costs.forward / vpp, (costs.grad + costs.weight) / vpp
     t, s = f + b, costs.latency
     homes = _homes(pp)
     sums = [before_stage(t, home, pp) for home in homes]
     at_f, at_b, at_t = ([at_stage(values, home, pp) for home in homes] for values in (f, b, t))
+    most_f, most_b = list(accumulate(at_f, np.maximum)), list(accumulate(at_b, np.maximum))
     all_f, all_b = before_stage(f, pp, pp), before_stage(b, pp, pp)
-    cap = np.where(m > pp, 2 * pp, pp - 1)  # forwards left behind the first of the last chunk
-    warm = [np.minimum(2 * (pp - 1 - home), cap) for home in homes]
+    warm = [np.minimum(2 * (pp - 1 - home), np.where(m > pp, 2 * pp, pp - 1)) for home in homes]
     total = np.zeros(())
     for k, home in enumerate(homes):
         first = last = joint = np.zeros(())
+        fill, drain = np.full((), -np.inf), np.full((), -np.inf)
         for d in range(k, len(homes)):
-            hops = 2 * (homes[d] - home) * s
-            trip = sums[d] + at_t[d] - sums[k] - at_t[k] + hops
-            first = np.maximum(first, trip + warm[d] * at_f[d] - warm[k] * at_f[k])
-            last = np.maximum(last, trip + warm[d] * at_b[d] - warm[k] * at_b[k])
+            trip = sums[d] + at_t[d] - sums[k] - at_t[k] + 2 * (homes[d] - home) * s
+            first = np.maximum(first, trip + warm[d] * most_f[d] - warm[k] * at_f[k])
+            last = np.maximum(last, trip + warm[d] * most_b[d] - warm[k] * at_b[k])
             joint = np.maximum(joint, trip + (pp - 1) * (at_t[d] - at_t[k]))
-            rounds = (
-                _round(all_f, at_f, at_b, warm, k, d, pp) + pp * s,
-                _round(all_b, at_b, at_f, warm, k, d, pp) + pp * s,
+            below = homes[d] > home
+            fill = np.maximum(fill, np.where(below, _round(all_f, at_f, at_b, warm, k, d, pp) + pp * s, 0.0))
+            drain = np.maximum(
+                drain, np.where(below, _round(all_b, at_b, at_f, warm, k, d, pp) + pp * s, 0.0)
             )
-            again = (m > pp) & (homes[d] > home)
-            first = np.maximum(first, np.where(again, rounds[0], 0.0))
-            last = np.maximum(last, np.where(again, rounds[1], 0.0))
-        alone = np.maximum(np.maximum(first, last), joint)
-        ramps = np.where((m > pp) | (warm[k] < pp - 1), np.maximum(first + last, alone), alone)
+        single = np.maximum(np.where(warm[k] < pp - 1, first + last, np.maximum(first, last)), joint)
+        ramps = np.where(m > pp, first + last, single)
+        rounds = np.maximum(fill + last, first + drain)  # two rounds need three groups of micro-batches
+        rounds = np.maximum(rounds, np.where(m > 2 * pp, fill + drain, rounds))
+        ramps = np.maximum(ramps, np.where(m > pp, rounds, ramps))
         loops = np.maximum(all_f + pp * (s - at_f[k]), 0.0) + np.maximum(all_b + pp * (s - at_b[k]), 0.0)
         into = sums[k] + 2 * home * s
         total = np.maximum(total, into + m * vpp * at_t[k] + (vpp - 1) * loops + ramps)

@@ -65,9 +65,10 @@ def pipeline_seconds(
     busy = m * busiest(mirrored(costs.stage_s, degree) if schedule == "dualpipe" else costs.stage_s, degree)
     quiet, span = makespan(schedule, plain, m, degree, chunks)
     quiet = np.maximum(quiet, busy)
-    loud = np.maximum(
-        makespan(schedule, _with_sends(schedule, costs, degree, chunks), m, degree, chunks)[0], quiet
-    )
+    loud = quiet
+    if np.any(costs.send_s):
+        sending = _with_sends(schedule, costs, degree, chunks)
+        loud = np.maximum(makespan(schedule, sending, m, degree, chunks)[0], quiet)
     return PipelineTimes(
         total_s=busy + (quiet - busy) + (loud - quiet),
         busy_s=busy,
