@@ -1,4 +1,4 @@
-"""Chrome trace of a timeline, for Perfetto or chrome://tracing: one process per stage, one thread per kind."""
+"""Chrome trace of a timeline, for Perfetto or chrome://tracing: a process per stage, a thread per kind."""
 
 from __future__ import annotations
 

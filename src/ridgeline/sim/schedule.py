@@ -9,7 +9,7 @@ input- and weight-gradient seconds of one micro-batch on one stage, c = F + B + 
     zb-h2         m c + (p - 1) max(F, B - F, F + B - 2 W)   2401.10241, table 2, and the skew between stages
     zb-v          m c + a ramp, see `paths`; no bubble inside a stage for F = B = W (2401.10241, section 6)
     dualpipe      m c + max(2 n F, (n - 1) F + n B) + n max(0, B - W), n = p / 2 - 1
-                  (2412.19437, table 2 bounds the ramp by n (F + 2 B - W))
+                  (2412.19437, table 2: n (F + 2 B - W), an upper bound where B >= F and B >= W)
 
 `paths` has the derivation for stages that differ and for sends; `timeline` evaluates the same orders exactly,
 and the tests hold the two together.
