@@ -30,7 +30,8 @@ class GemmFit(Spec):
     launch: Seconds = Field(description="time of an empty kernel")
     l2: Positive = Field(description="L2 bandwidth over memory bandwidth")
     ramp: Seconds = Field(description="prologue and epilogue of one wave of tiles")
-    splitk: float = Field(description="passes over memory that one fp32 split-K partial sum costs", ge=0)
+    splitk: Positive = Field(description="passes over memory that one fp32 split-K partial sum costs")
+    droop: float = Field(0.0, description="relative time lost by kernels much longer than 1 ms", ge=0)
     provenance: Provenance
 
 
@@ -45,6 +46,7 @@ class AttentionFit(Spec):
     backward: Positive = Field(description="backward share of the matrix peak over the forward one")
     memory: Fraction = Field(description="share of memory bandwidth at large sizes (decode)")
     memory_half: float = Field(description="bytes at which half of that share is reached", ge=0)
+    ramp: Seconds = Field(description="start and end of one query block on its core")
     launch: Seconds
     provenance: Provenance
 
@@ -53,7 +55,7 @@ class GroupedFit(Spec):
     """Grouped GEMM of experts in one format, relative to the dense GEMM of the same chip."""
 
     rate: Positive = Field(description="share of the dense GEMM's rate when every expert has many tokens")
-    half: float = Field(description="tokens per expert at which half of that rate is reached", ge=0)
+    padding: float = Field(description="rows that aligning one expert's group adds", ge=0)
     launch: Seconds
     provenance: Provenance
 

@@ -10,7 +10,7 @@ import numpy as np
 from ridgeline.facts.chip import Chip
 from ridgeline.facts.kernel_calibration import AttentionFit, KernelCalibration
 from ridgeline.facts.observation import Label
-from ridgeline.timing.rates import Array, Numeric, column, operand, peak_flops_per_s, resolve
+from ridgeline.timing.rates import Array, Numeric, column, operand, peak_flops_per_s, resolve, tiling_cores
 
 #: Matrix work of backward over forward: five products instead of two (FlashAttention-2, arXiv:2307.08691).
 BACKWARD_FLOPS = 2.5
@@ -37,6 +37,7 @@ class AttentionRates(NamedTuple):
     backward: Numeric
     memory: Numeric
     memory_half: Numeric
+    ramp: Numeric
     launch: Numeric
     labels: tuple[Label, ...] = ()  # one per operator
 
@@ -49,11 +50,11 @@ def attention_rates(
     Q and O are kept in 2 bytes; ``kv_formats`` is the storage of K and V and defaults to ``formats``.
     """
     found = [resolve(kernels.attention, name) for name in formats]
-    names = ("rate", "half", "head_half", "backward", "memory", "memory_half", "launch")
+    names = ("rate", "half", "head_half", "backward", "memory", "memory_half", "ramp", "launch")
     return AttentionRates(
         peak_flops_per_s=column([peak_flops_per_s(chip, name) for name in formats]),
         bandwidth_bytes_per_s=chip.memory.bandwidth,
-        cores=float(chip.cores),
+        cores=tiling_cores(chip),
         value_bytes=2.0,
         kv_bytes=column([operand(name).bytes for name in kv_formats or formats]),
         **{name: column([getattr(fit, name) for fit, _ in found]) for name in names},
@@ -73,7 +74,7 @@ def fit_rates(
     """Rates of one fit on one piece of hardware, all floats."""
     return AttentionRates(
         peak_flops_per_s, bandwidth_bytes_per_s, cores, value_bytes, kv_bytes,
-        fit.rate, fit.half, fit.head_half, fit.backward, fit.memory, fit.memory_half, fit.launch,
+        fit.rate, fit.half, fit.head_half, fit.backward, fit.memory, fit.memory_half, fit.ramp, fit.launch,
         (fit.provenance.label,),
     )  # fmt: skip
 
@@ -154,7 +155,8 @@ def attention_seconds(
 
         wide    = (head_dim / (head_dim + head_half)) / (128 / (128 + head_half))
         share   = rate wide (times ``backward`` of the fit in backward)
-        compute = FLOPs (1 + half / (q + 128)) / (peak share)
+        blocks  = batch max(kv_heads, heads q / 128)
+        compute = FLOPs (1 + half / (q + 128)) / (peak share) + blocks ramp / cores
         keys    = min(kv, 512 + kv q / 128)
         longest = 2 min(q, 128) keys (head_dim + v_dim) cores / (peak share)
         memory  = (bytes + memory_half) / (memory bandwidth)
@@ -186,7 +188,8 @@ def attention_seconds(
     if backward:
         share = share * rates.backward
     core = rates.peak_flops_per_s * share
-    compute = flops * (1.0 + rates.half / (q + QUERY_BLOCK)) / core
+    blocks = batch * np.maximum(kv_heads, q * heads / QUERY_BLOCK)
+    compute = flops * (1.0 + rates.half / (q + QUERY_BLOCK)) / core + blocks * rates.ramp / rates.cores
     keys = np.minimum(kv, SPLIT_KEYS + kv * q / QUERY_BLOCK)
     work = attention_flops(1.0, rates.cores, np.minimum(q, QUERY_BLOCK), keys, head, v_dim, backward=backward)
     longest = work / core

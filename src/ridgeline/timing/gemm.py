@@ -10,13 +10,15 @@ import numpy as np
 from ridgeline.facts.chip import Chip
 from ridgeline.facts.kernel_calibration import GemmFit, KernelCalibration
 from ridgeline.facts.observation import Label
-from ridgeline.timing.rates import Array, Numeric, column, operand, peak_flops_per_s, resolve
+from ridgeline.timing.rates import Array, Numeric, column, operand, peak_flops_per_s, resolve, tiling_cores
 
 #: Output tiles (rows, columns) a library chooses from; the best one is taken per shape.
-TILES = np.array([(256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64)], dtype=np.float64)
+TILES = np.array([(256, 256), (256, 128), (128, 256), (128, 128), (64, 128), (64, 64)], dtype=np.float64)
 #: Split-K limits: a part keeps at least this depth, and at most this many parts share a tile.
 SPLIT_DEPTH = 256.0
 SPLIT_MOST = 16.0
+#: Kernels much longer than this run at the lowest clock and cache share.
+LONG_S = 1e-3
 #: Above this many elements the tile candidates are tried one after the other, so that they stay in cache.
 STACKED_ELEMENTS = 4096
 
@@ -37,6 +39,7 @@ class GemmRates(NamedTuple):
     l2: Numeric
     ramp: Numeric
     splitk: Numeric
+    droop: Numeric
     labels: tuple[Label, ...] = ()  # one per operator
 
 
@@ -53,7 +56,7 @@ def gemm_rates(
     return GemmRates(
         peak_flops_per_s=column([peak_flops_per_s(chip, name) for name in formats]),
         bandwidth_bytes_per_s=chip.memory.bandwidth,
-        cores=float(chip.cores),
+        cores=tiling_cores(chip),
         in_bytes=column([operand(name).bytes for name in formats]),
         out_bytes=out_bytes,
         **_columns(fits),
@@ -73,13 +76,13 @@ def fit_rates(
     """Rates of one fit on one piece of hardware, all floats."""
     return GemmRates(
         peak_flops_per_s, bandwidth_bytes_per_s, cores, in_bytes, out_bytes,
-        fit.rate, fit.tile, fit.memory, fit.memory_half, fit.launch, fit.l2, fit.ramp, fit.splitk,
+        fit.rate, fit.tile, fit.memory, fit.memory_half, fit.launch, fit.l2, fit.ramp, fit.splitk, fit.droop,
         (fit.provenance.label,),
     )  # fmt: skip
 
 
 def _columns(fits: Sequence[GemmFit]) -> dict[str, Array]:
-    names = ("rate", "tile", "memory", "memory_half", "launch", "l2", "ramp", "splitk")
+    names = ("rate", "tile", "memory", "memory_half", "launch", "l2", "ramp", "splitk", "droop")
     return {name: column([getattr(fit, name) for fit in fits]) for name in names}
 
 
@@ -110,24 +113,25 @@ def gemm_seconds(m: Numeric, n: Numeric, k: Numeric, batch: Numeric, rates: Gemm
 
         share   = rate tm tn / (tm tn + tile)
         depth   = 2 tm tn k cores / (peak share)                    time of one tile
-        whole   = ceil(T / cores) (ramp + depth)
-        split   = ceil(s T / cores) (ramp + depth / s) + s splitk 4 m n batch / bandwidth
-                  s = cores // T, at least 1, at most 16 and k / 256
-        compute = min(whole, split)
+        partial = splitk 4 m n batch / bandwidth                    one fp32 partial sum written and read
+        s       = sqrt(depth / partial), at least 1, at most cores / T, k / 256 and 16     split-K parts
+        compute = ceil(T / cores) (ramp + depth / s) + (s - 1) partial
         l2      = in k tm tn T (1/tm + 1/tn) / (l2 bandwidth)       operand tiles read through the cache
         memory  = (bytes + memory_half) / (memory bandwidth)
-        t       = launch + (compute^4 + l2^4 + memory^4)^(1/4)      softened maximum
+        work    = (compute^4 + l2^4 + memory^4)^(1/4)               softened maximum
+        t       = launch + work (1 + droop work / (work + 1 ms))
 
-    and the fastest tile wins. The step that dominates hides most of the others; the fourth power was as good
-    as any exponent between 3 and 5 on measured shapes.
+    and the fastest tile wins. ``droop`` is what long kernels lose: the clock under the power cap, operands
+    that no longer meet in the cache. The step that dominates hides most of the others; the fourth power was
+    as good as any exponent between 3 and 5 on measured shapes.
 
     Args:
         m, n, k, batch: sizes, floats or arrays that broadcast with each other and with ``rates``; at least 1
             (they need not be whole: an average expert may have 3.7 rows).
         rates: hardware and fit, `gemm_rates` or `fit_rates`.
 
-    Valid range: shapes with n and k from 128; measured up to 65,536. More work never takes less time beyond
-    the quantisation of tiles and split-K parts. Sizes below 1 have no meaning and are not checked here.
+    Valid range: shapes with n and k from 128; measured up to 65,536. More work never takes less time.
+    Sizes below 1 have no meaning and are not checked here.
 
     Reference: tiles, waves and split-K as in NVIDIA, "Matrix Multiplication Background User's Guide".
     """
@@ -137,7 +141,7 @@ def gemm_seconds(m: Numeric, n: Numeric, k: Numeric, batch: Numeric, rates: Gemm
     traffic = rates.in_bytes * (k * (m + n) * batch) + rates.out_bytes * products
     memory = (traffic + rates.memory_half) / (rates.memory * np.asarray(rates.bandwidth_bytes_per_s))
     floor = np.square(np.square(memory))
-    parts = np.clip(np.floor(k / SPLIT_DEPTH), 1.0, SPLIT_MOST)
+    parts = np.minimum(k / SPLIT_DEPTH, SPLIT_MOST)
     partial = products * rates.splitk * (4.0 / np.asarray(rates.bandwidth_bytes_per_s))
     stacks = (TILES,) if np.prod(shape) * len(TILES) <= STACKED_ELEMENTS else TILES[:, None, :]
     best: Array | None = None
@@ -145,7 +149,8 @@ def gemm_seconds(m: Numeric, n: Numeric, k: Numeric, batch: Numeric, rates: Gemm
         fastest = _fourth_power(stack, m, n, k, batch, parts, partial, rates, len(shape)).min(axis=0)
         best = fastest if best is None else np.minimum(best, fastest)
     assert best is not None
-    return np.asarray(rates.launch + np.sqrt(np.sqrt(best + floor)))
+    work = np.sqrt(np.sqrt(best + floor))
+    return np.asarray(rates.launch + work * (1.0 + rates.droop * (work / (work + LONG_S))))
 
 
 def _fourth_power(
@@ -168,9 +173,8 @@ def _fourth_power(
     count = np.ceil(m / rows) * np.ceil(n / columns) * batch
     depth = per_depth * k
     filled = count / rates.cores
-    compute = np.ceil(filled) * (depth + rates.ramp)
-    split = np.clip(np.floor(1.0 / filled), 1.0, parts)
-    compute = np.minimum(compute, np.ceil(split * filled) * (depth / split + rates.ramp) + split * partial)
+    split = np.maximum(1.0, np.minimum(np.minimum(parts, 1.0 / filled), np.sqrt(depth / partial)))
+    compute = np.ceil(filled) * (depth / split + rates.ramp) + (split - 1.0) * partial
     cache = (rows + columns) * (
         np.asarray(rates.in_bytes) / (np.asarray(rates.l2) * rates.bandwidth_bytes_per_s)
     )

@@ -19,7 +19,7 @@ class GroupedRates(NamedTuple):
 
     gemm: GemmRates
     rate: Numeric
-    half: Numeric
+    padding: Numeric
     launch: Numeric
     labels: tuple[Label, ...] = ()  # one per operator
 
@@ -33,7 +33,7 @@ def grouped_rates(
     return GroupedRates(
         gemm=gemm,
         rate=column([fit.rate for fit, _ in found]),
-        half=column([fit.half for fit, _ in found]),
+        padding=column([fit.padding for fit, _ in found]),
         launch=column([fit.launch for fit, _ in found]),
         labels=tuple(worst(label, dense) for (_, label), dense in zip(found, gemm.labels, strict=True)),
     )
@@ -41,7 +41,7 @@ def grouped_rates(
 
 def fit_rates(gemm: GemmRates, fit: GroupedFit) -> GroupedRates:
     """Rates of one grouped fit on top of dense rates."""
-    return GroupedRates(gemm, fit.rate, fit.half, fit.launch, (fit.provenance.label,))
+    return GroupedRates(gemm, fit.rate, fit.padding, fit.launch, (fit.provenance.label,))
 
 
 def active_experts(rows: Numeric, experts: Numeric) -> Array:
@@ -61,13 +61,20 @@ def grouped_bound_seconds(
 
 
 def grouped_seconds(
-    rows: Numeric, experts: Numeric, n: Numeric, k: Numeric, rates: GroupedRates, *, imbalance: Numeric = 1.0
+    rows: Numeric,
+    experts: Numeric,
+    n: Numeric,
+    k: Numeric,
+    rates: GroupedRates,
+    *,
+    imbalance: Numeric = 1.0,
+    active: Numeric | None = None,
 ) -> Array:
     """Time of one grouped product: ``experts`` matrices [n, k], each on its share of ``rows`` [s].
 
     The dense formula (`ridgeline.timing.gemm.gemm_seconds`) with ``m`` = rows per active expert and ``batch``
-    = active experts, its matrix rate times ``rate m / (m + half)``: small groups leave tiles part-filled and
-    re-fetch addresses.
+    = active experts, its matrix rate times ``rate`` and ``padding`` rows more per expert: groups are aligned
+    before they are multiplied.
 
     Args:
         rows: routed rows on this rank, all experts together (tokens x topk / ep when balanced); at least 1.
@@ -76,10 +83,9 @@ def grouped_seconds(
         rates: hardware and fits, `grouped_rates` or `fit_rates`.
         imbalance: rows of the busiest rank over the mean (1 = balanced): everyone waits for that rank. With
             one expert per rank it is the busiest expert over the mean.
+        active: experts that get rows, at most ``experts``; without it what random routing makes of them.
     """
     rows = np.asarray(rows, dtype=np.float64) * imbalance
-    active = active_experts(rows, experts)
-    each = rows / active
-    share = rates.rate * each / (each + rates.half)
-    dense = rates.gemm._replace(rate=rates.gemm.rate * share, launch=rates.launch)
-    return gemm_seconds(each, n, k, active, dense)
+    busy = active_experts(rows, experts) if active is None else np.asarray(active, dtype=np.float64)
+    dense = rates.gemm._replace(rate=rates.gemm.rate * rates.rate, launch=rates.launch)
+    return gemm_seconds(rows / busy + rates.padding, n, k, busy, dense)

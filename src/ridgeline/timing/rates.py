@@ -48,6 +48,9 @@ OPERANDS: dict[str, Operand] = {
     "int4": Operand(0.5, ("int8", "fp8", "bf16", "fp16")),
 }
 
+#: bf16 rate of the widest core that takes one tile at a time (Blackwell: 16.4 TFLOP/s per SM).
+WIDEST_CORE_FLOPS_PER_S = 20e12
+
 _WORST = (Label.MEASURED, Label.FITTED, Label.TRANSFERRED, Label.BOUND)
 
 
@@ -70,6 +73,14 @@ def peak_flops_per_s(chip: Chip, format_name: str) -> float:
         f"chip '{chip.name}' has no matrix rate for '{format_name}' or a relative; "
         f"it has {', '.join(sorted(chip.matrix))}"
     )
+
+
+def tiling_cores(chip: Chip) -> float:
+    """Units that output tiles are spread over: the chip's cores, or more where one core is a whole array.
+
+    A core of up to 20 TFLOP/s in bf16 (every GPU's) works on one tile; a TPU or Gaudi core works on several.
+    """
+    return max(float(chip.cores), peak_flops_per_s(chip, "bf16") / WIDEST_CORE_FLOPS_PER_S)
 
 
 def resolve(fits: Mapping[str, Fit], format_name: str) -> tuple[Fit, Label]:

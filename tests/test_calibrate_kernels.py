@@ -1,0 +1,182 @@
+"""Calibration of kernels: fits recover known numbers, shipped files are plausible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ridgeline.calibrate import kernels, tables
+from ridgeline.calibrate.energy import energy_fit, sustained_flops_per_s
+from ridgeline.calibrate.measured import MEASURED, from_measured
+from ridgeline.calibrate.write import calibration_yaml
+from ridgeline.facts import catalog, document
+from ridgeline.facts.kernel_calibration import KernelCalibration
+from ridgeline.facts.observation import Label
+from ridgeline.timing.gemm import fit_rates, gemm_seconds
+
+DATA = Path(__file__).parents[2] / "shared" / "data" / "kernels"
+H100 = catalog.chip("h100-sxm")
+
+
+def gemm_table(chip: str = "h100_sxm") -> dict[str, np.ndarray]:
+    """Rows made by the formula itself with the shipped H100 numbers and 2 % noise."""
+    random = np.random.default_rng(3)
+    sides = 2 ** random.integers(7, 15, (3, 1500))
+    fit = catalog.kernel_calibration("h100-sxm").gemm["bf16"]
+    rates = fit_rates(
+        fit,
+        peak_flops_per_s=H100.matrix["bf16"],
+        bandwidth_bytes_per_s=H100.memory.bandwidth,
+        cores=H100.cores,
+        in_bytes=2.0,
+        out_bytes=2.0,
+    )
+    seconds = gemm_seconds(*sides, 1.0, rates) * np.exp(random.normal(0, 0.02, 1500))
+    return {"m": sides[0], "n": sides[1], "k": sides[2], "seconds": seconds}
+
+
+def test_a_fit_recovers_the_numbers_that_made_its_rows() -> None:
+    fit = kernels.fit_gemm(gemm_table(), H100, "bf16", "made up")
+    known = catalog.kernel_calibration("h100-sxm").gemm["bf16"]
+    assert fit.provenance.median_abs_err is not None
+    assert fit.provenance.median_abs_err < 0.02
+    assert sustained_flops_per_s(H100, fit, "bf16") == pytest.approx(
+        sustained_flops_per_s(H100, known, "bf16"), rel=0.01
+    )
+    assert fit.memory == pytest.approx(known.memory, rel=0.02)
+
+
+def test_quantisation_in_the_rows_stays_out_of_the_fit() -> None:
+    rows = gemm_table()
+    quantise = 8e-6 + 2.0 * 4.0 * rows["m"] * rows["k"] / H100.memory.bandwidth
+    fit = kernels.fit_gemm({**rows, "seconds": rows["seconds"] + quantise}, H100, "bf16", "made up", True)
+    known = catalog.kernel_calibration("h100-sxm").gemm["bf16"]
+    assert sustained_flops_per_s(H100, fit, "bf16") == pytest.approx(
+        sustained_flops_per_s(H100, known, "bf16"), rel=0.03
+    )
+
+
+def test_the_split_is_by_shape_and_the_same_every_time() -> None:
+    rows = gemm_table()
+    twice = {name: np.concatenate([values, values]) for name, values in rows.items()}
+    mask = tables.held_out(twice, ("m", "n", "k"))
+    np.testing.assert_array_equal(mask[:1500], mask[1500:])
+    assert 0.2 < mask.mean() < 0.4
+    assert tables.thin(~mask, 100).sum() == 100
+
+
+def test_suspect_rows_are_never_fitted() -> None:
+    source = tables.GEMM["h100_sxm"]["bf16"]
+    table = {
+        "chip": np.array(["h100_sxm"] * 3),
+        "gemm_dtype": np.array([source.dtype] * 3),
+        "framework": np.array([source.framework] * 3),
+        "kernel_source": np.array([source.kernel] * 3),
+        "timing_mode": np.array(["device", "suspect", "device"]),
+        "latency": np.array([2.0, 3.0, 0.0]),
+    }
+    rows = tables.rows_of(table, "h100_sxm", source, "gemm_dtype")
+    np.testing.assert_allclose(rows["seconds"], [2e-3])
+
+
+def test_a_missing_table_is_named() -> None:
+    with pytest.raises(ValueError, match=r"missing: attention_prefill, attention_decode, moe"):
+        kernels.fit_kernels({"gemm": {}}, {})
+
+
+@pytest.mark.parametrize("name", catalog.names("kernels"))
+def test_shipped_files_are_within_physics(name: str) -> None:
+    chip, found = catalog.chip(name), catalog.kernel_calibration(name)
+    for format_name, fit in found.gemm.items():
+        assert fit.rate <= 1.0
+        sustained = sustained_flops_per_s(chip, fit, format_name)
+        assert 0.3 * chip.matrix["bf16"] < sustained
+        assert fit.provenance.source
+        if fit.provenance.label is Label.FITTED:
+            assert fit.provenance.median_abs_err is not None
+            assert fit.provenance.median_abs_err < 0.16
+    for attention in found.attention.values():
+        assert 0.2 < attention.rate <= 1.0
+    for grouped in found.grouped.values():
+        assert 0.2 < grouped.rate <= 1.0
+    assert all(1.0 <= value <= 1.15 for value in found.in_situ.values())
+
+
+@pytest.mark.parametrize("name", catalog.names("kernels"))
+def test_a_large_product_draws_the_power_limit(name: str) -> None:
+    chip, found = catalog.chip(name), catalog.kernel_calibration(name)
+    rate = sustained_flops_per_s(chip, found.gemm["bf16"], "bf16")
+    energy = found.energy
+    power = energy.static + energy.joules_per_flop["bf16"] * rate
+    power += energy.joules_per_byte * 0.25 * chip.memory.bandwidth
+    assert power == pytest.approx(chip.tdp, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a100-80gb-sxm", 271.2e12), ("h100-sxm", 794.5e12), ("h200-sxm", 794.5e12), ("b200-sxm", 1745.0e12),
+        ("b300-sxm", 1769.0e12), ("gb200", 1822.0e12),
+    ],
+)  # fmt: skip
+def test_fits_agree_with_the_public_matmul_search(name: str, expected: float) -> None:
+    chip, fit = catalog.chip(name), catalog.kernel_calibration(name).gemm["bf16"]
+    assert sustained_flops_per_s(chip, fit, "bf16") == pytest.approx(expected, rel=0.13)
+
+
+def test_chips_with_one_measured_rate_meet_it() -> None:
+    for name, (rates, _) in MEASURED.items():
+        chip, found = catalog.chip(name), catalog.kernel_calibration(name)
+        for format_name, rate in rates.items():
+            assert sustained_flops_per_s(chip, found.gemm[format_name], format_name) == pytest.approx(
+                rate, rel=0.01
+            )
+            assert found.gemm[format_name].provenance.label is Label.TRANSFERRED
+
+
+def test_a_measured_rate_above_the_data_sheet_is_refused() -> None:
+    donor = catalog.kernel_calibration("h100-sxm")
+    chip = catalog.chip("mi300x")
+    with pytest.raises(ValueError, match="not within the data sheet"):
+        from_measured(donor, H100, chip, {"bf16": 9e15}, "made up")
+    with pytest.raises(ValueError, match="bf16 rate must be"):
+        from_measured(donor, H100, chip, {"fp8": 1e15}, "made up")
+
+
+def test_energy_knows_every_rate_of_the_data_sheet() -> None:
+    found = energy_fit(H100, catalog.kernel_calibration("h100-sxm").gemm)
+    assert {"bf16", "fp16", "fp8", "tf32"} <= set(found.joules_per_flop)
+    assert found.joules_per_flop["fp8"] < found.joules_per_flop["bf16"]
+
+
+def test_yaml_reads_back(tmp_path: Path) -> None:
+    found = catalog.kernel_calibration("b200-sxm")
+    path = tmp_path / "b200-sxm.yaml"
+    path.write_text(calibration_yaml(found), encoding="utf-8")
+    again = KernelCalibration.model_validate(document.read(path))
+    assert again.gemm["bf16"].launch == pytest.approx(found.gemm["bf16"].launch, rel=1e-3)
+    assert again.attention.keys() == found.attention.keys()
+    assert again.energy.static == pytest.approx(found.energy.static, rel=1e-3)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="kernel tables are not beside the project")
+def test_held_out_rows_of_the_h100_table() -> None:
+    pytest.importorskip("pyarrow")
+    source = tables.GEMM["h100_sxm"]["bf16"]
+    rows = tables.rows_of(tables.read(DATA / "gemm.parquet"), "h100_sxm", source, "gemm_dtype")
+    wide = (rows["n"] >= kernels.NARROWEST) & (rows["k"] >= kernels.NARROWEST)
+    unseen = tables.select(rows, wide & tables.held_out(rows, ("m", "n", "k")))
+    rates = fit_rates(
+        catalog.kernel_calibration("h100-sxm").gemm["bf16"],
+        peak_flops_per_s=H100.matrix["bf16"],
+        bandwidth_bytes_per_s=H100.memory.bandwidth,
+        cores=H100.cores,
+        in_bytes=2.0,
+        out_bytes=2.0,
+    )
+    error = np.abs(gemm_seconds(unseen["m"], unseen["n"], unseen["k"], 1.0, rates) / unseen["seconds"] - 1)
+    assert np.median(error) < 0.06
+    large = np.minimum(np.minimum(unseen["m"], unseen["n"]), unseen["k"]) >= 2048
+    assert np.median(error[large]) < 0.045

@@ -1,0 +1,150 @@
+"""Kernel timing: bounds hold, more work takes more time, arrays equal scalars, formats fall back."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ridgeline.facts import catalog
+from ridgeline.facts.observation import Label
+from ridgeline.timing import attention, gemm, grouped, rates, stream
+
+CHIP = catalog.chip("h100-sxm")
+KERNELS = catalog.kernel_calibration("h100-sxm")
+GEMM = gemm.gemm_rates(CHIP, KERNELS, ["bf16"])
+ATTENTION = attention.attention_rates(CHIP, KERNELS, ["bf16"])
+GROUPED = grouped.grouped_rates(CHIP, KERNELS, ["bf16"])
+STREAM = stream.stream_rates(CHIP, KERNELS)
+
+side = st.integers(1, 65536)
+few = st.integers(1, 256)
+more = st.floats(1.0, 8.0)
+
+
+def one(array: np.ndarray) -> float:
+    return float(np.asarray(array).reshape(-1)[0])
+
+
+@given(side, side, side, few, st.integers(0, 3), more)
+def test_gemm_is_above_its_bound_and_grows_with_every_side(
+    m: int, n: int, k: int, batch: int, axis: int, factor: float
+) -> None:
+    size = [m, n, k, batch]
+    larger = [value * (factor if index == axis else 1.0) for index, value in enumerate(size)]
+    seconds = one(gemm.gemm_seconds(*size, GEMM))
+    assert seconds >= one(gemm.gemm_bound_seconds(*size, GEMM))
+    assert one(gemm.gemm_seconds(*larger, GEMM)) >= seconds * (1 - 1e-9)
+
+
+@given(few, st.integers(1, 128), st.integers(1, 32768), st.integers(0, 2), more, st.booleans())
+def test_attention_is_above_its_bound_and_grows(
+    batch: int, heads: int, tokens: int, axis: int, factor: float, backward: bool
+) -> None:
+    def seconds(size: list[float], function: object = attention.attention_seconds) -> float:
+        b, h, s = size
+        return one(
+            function(b, h, h, s, s, 128.0, 128.0, ATTENTION, causal_share=0.5, backward=backward)  # type: ignore[operator]
+        )
+
+    size = [float(batch), float(heads), float(tokens)]
+    larger = [value * (factor if index == axis else 1.0) for index, value in enumerate(size)]
+    assert seconds(size) >= seconds(size, attention.attention_bound_seconds)
+    assert seconds(larger) >= seconds(size) * (1 - 1e-9)
+
+
+@given(st.integers(1, 1 << 20), few, st.integers(128, 16384), st.integers(128, 16384), more)
+def test_grouped_is_above_its_bound_and_grows_with_rows(
+    rows: int, experts: int, n: int, k: int, factor: float
+) -> None:
+    seconds = one(grouped.grouped_seconds(rows, experts, n, k, GROUPED))
+    assert seconds >= one(grouped.grouped_bound_seconds(rows, experts, n, k, GROUPED))
+    assert one(grouped.grouped_seconds(rows * factor, experts, n, k, GROUPED)) >= seconds * (1 - 1e-9)
+    assert one(grouped.grouped_seconds(rows, experts, n, k, GROUPED, imbalance=factor)) == pytest.approx(
+        one(grouped.grouped_seconds(rows * factor, experts, n, k, GROUPED))
+    )
+
+
+@given(st.floats(0, 1e12), more)
+def test_stream_is_above_its_bound_and_grows(moved: float, factor: float) -> None:
+    seconds = stream.stream_seconds(moved, STREAM)
+    assert seconds >= stream.stream_bound_seconds(moved, STREAM)
+    assert stream.stream_seconds(moved * factor, STREAM) >= seconds
+    assert stream.stream_seconds(0.0, STREAM, kernels=0.0) == 0.0
+
+
+def test_an_array_is_its_elements_whether_tiles_are_stacked_or_not() -> None:
+    random = np.random.default_rng(1)
+    m, n, k = random.integers(1, 20000, (3, 1, 2000)).astype(float)
+    whole = gemm.gemm_seconds(m, n, k, 1.0, GEMM)
+    assert whole.shape == (1, 2000)
+    for index in range(0, 2000, 97):
+        alone = gemm.gemm_seconds(m[0, index], n[0, index], k[0, index], 1.0, GEMM)
+        assert one(alone) == pytest.approx(whole[0, index], rel=1e-12)
+
+
+def test_operators_of_different_formats_share_one_call() -> None:
+    both = gemm.gemm_rates(CHIP, KERNELS, ["bf16", "fp8"])
+    m = np.array([[4096.0, 8192.0], [4096.0, 8192.0]])
+    seconds = gemm.gemm_seconds(m, 8192.0, 8192.0, 1.0, both)
+    assert seconds.shape == (2, 2)
+    for row, name in enumerate(("bf16", "fp8")):
+        alone = gemm.gemm_seconds(m[:1], 8192.0, 8192.0, 1.0, gemm.gemm_rates(CHIP, KERNELS, [name]))
+        np.testing.assert_allclose(seconds[row], alone[0])
+    assert (seconds[1] < seconds[0]).all()
+
+
+def test_a_missing_format_follows_its_relatives_and_says_so() -> None:
+    found = gemm.gemm_rates(CHIP, KERNELS, ["bf16", "fp16", "mxfp8", "nvfp4"])
+    assert found.labels == (Label.FITTED, Label.TRANSFERRED, Label.TRANSFERRED, Label.TRANSFERRED)
+    assert rates.peak_flops_per_s(CHIP, "mxfp8") == CHIP.matrix["fp8"]
+    with pytest.raises(ValueError, match=r"fp9.*choices: bf16"):
+        gemm.gemm_rates(CHIP, KERNELS, ["fp9"])
+
+
+def test_a_chip_without_a_rate_is_an_error() -> None:
+    bare = CHIP.model_copy(update={"matrix": {"fp64": 1e12}})
+    with pytest.raises(ValueError, match="no matrix rate for 'bf16'"):
+        rates.peak_flops_per_s(bare, "bf16")
+    with pytest.raises(ValueError, match="no kernel fit"):
+        rates.resolve({}, "bf16")  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(2048, 450e12), (8192, 570e12), (16384, 600e12)])
+def test_h100_attention_rate_by_length(tokens: int, expected: float) -> None:
+    shape = (8.0, 32.0, 8.0, tokens, tokens, 128.0, 128.0)
+    flops = attention.attention_flops(8.0, 32.0, tokens, tokens, 128.0, 128.0, 0.5)
+    assert one(flops / attention.attention_seconds(*shape, ATTENTION, causal_share=0.5)) == pytest.approx(
+        expected, rel=0.08
+    )
+    backward = attention.attention_seconds(*shape, ATTENTION, causal_share=0.5, backward=True)
+    forward = attention.attention_seconds(*shape, ATTENTION, causal_share=0.5)
+    assert 2.5 < one(backward / forward) < 3.5
+
+
+@pytest.mark.parametrize(("megabytes", "share"), [(14, 0.45), (30, 0.60), (400, 0.85)])
+def test_h100_stream_share_by_size(megabytes: int, share: float) -> None:
+    moved = megabytes * 1e6
+    achieved = moved / one(stream.stream_seconds(moved, STREAM)) / CHIP.memory.bandwidth
+    assert achieved == pytest.approx(share, rel=0.08)
+
+
+def test_experts_without_rows_are_not_read() -> None:
+    assert one(grouped.active_experts(1, 256)) == 1.0
+    assert one(grouped.active_experts(1e6, 256)) == pytest.approx(256)
+    few_rows = one(grouped.grouped_seconds(8, 256, 4096, 7168, GROUPED))
+    assert few_rows < one(grouped.grouped_seconds(4096, 256, 4096, 7168, GROUPED)) / 5
+
+
+def test_a_prediction_of_sixty_operators_is_cheap() -> None:
+    sixty = gemm.gemm_rates(CHIP, KERNELS, ["bf16"] * 60)
+    m = np.full((60, 1), 4096.0)
+    best = float("inf")
+    for _ in range(30):
+        start = time.perf_counter()
+        gemm.gemm_seconds(m, 8192.0, 4096.0, 1.0, sixty)
+        best = min(best, time.perf_counter() - start)
+    assert best < 1e-3  # about 60 us on an idle core; the limit forgives a busy one
