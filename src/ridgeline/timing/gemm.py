@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -143,7 +144,7 @@ def gemm_seconds(m: Numeric, n: Numeric, k: Numeric, batch: Numeric, rates: Gemm
     floor = np.square(np.square(memory))
     parts = np.minimum(k / SPLIT_DEPTH, SPLIT_MOST)
     partial = products * rates.splitk * (4.0 / np.asarray(rates.bandwidth_bytes_per_s))
-    stacks = (TILES,) if np.prod(shape) * len(TILES) <= STACKED_ELEMENTS else TILES[:, None, :]
+    stacks = (TILES,) if math.prod(shape) * len(TILES) <= STACKED_ELEMENTS else TILES[:, None, :]
     best: Array | None = None
     for stack in stacks:
         fastest = _fourth_power(stack, m, n, k, batch, parts, partial, rates, len(shape)).min(axis=0)
@@ -178,5 +179,10 @@ def _fourth_power(
     cache = (rows + columns) * (
         np.asarray(rates.in_bytes) / (np.asarray(rates.l2) * rates.bandwidth_bytes_per_s)
     )
-    reads = cache * k * count
-    return np.asarray(np.square(np.square(compute)) + np.square(np.square(reads)))
+    reads = cache * (k * count)
+    compute *= compute
+    compute *= compute
+    reads *= reads
+    reads *= reads
+    compute += reads
+    return np.asarray(compute)
