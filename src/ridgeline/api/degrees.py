@@ -1,0 +1,63 @@
+"""Degrees: whether the given ones can fit the machine, said in the words of who gave them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ridgeline.api.errors import InputError
+from ridgeline.api.overrides import one_of
+from ridgeline.explore.space import Space
+from ridgeline.facts.scenario import Scenario
+from ridgeline.graph.laws import rules
+
+_NUMERALS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
+
+
+def check_degrees(scenario: Scenario, fixed: Mapping[str, Any], *, cross_domain_tp: bool = False) -> None:
+    """Raise InputError if the given degrees cannot fit, whatever the open ones are."""
+    chips, chip = scenario.num_chips, scenario.chip
+    if chips < 1:
+        raise InputError(f"chips = {chips} must be at least 1")
+    domain = scenario.cluster.tiers[0].size or chips
+    tp = fixed.get("tp", 1)
+    if tp > domain and not cross_domain_tp:
+        spans = math.ceil(tp / domain)
+        number = _NUMERALS[spans] if spans < len(_NUMERALS) else str(spans)
+        choices = one_of(d for d in range(1, domain + 1) if domain % d == 0)
+        raise InputError(
+            f"tp = {tp} spans {number} scale-up domains of {domain} {chip.name.upper()}; "
+            f"choose {choices}, or --allow-cross-domain-tp"
+        )
+    given = {name: fixed[name] for name in ("tp", "cp", "pp", "dp") if name in fixed}
+    product = math.prod(given.values())
+    words = " x ".join(f"{name} {value}" for name, value in given.items())
+    if len(given) == 4 and product != chips:
+        ranks = product // given["dp"]
+        fill = f"; dp {chips // ranks} would fill them" if chips % ranks == 0 else ""
+        raise InputError(f"{words} = {product:,} is not the {chips:,} chips given{fill}")
+    if chips % product:
+        raise InputError(f"{words} = {product:,} does not divide the {chips:,} chips")
+    per_pass = fixed.get("dp", 1) * fixed.get("micro_batch", 1)
+    if scenario.job.batch % per_pass:
+        parts = " x ".join(f"{name} {fixed[name]}" for name in ("dp", "micro_batch") if name in fixed)
+        raise InputError(f"batch = {scenario.job.batch:,} does not divide by {parts} = {per_pass:,}")
+    if fixed.get("vpp", 1) > 1 and fixed.get("schedule", "interleaved") != "interleaved":
+        raise InputError(f"vpp = {fixed['vpp']} needs schedule interleaved, not {fixed['schedule']}")
+
+
+def broken_by_all(scenario: Scenario, space: Space, *, cross_domain_tp: bool = False) -> list[str]:
+    """The rules that every plan of ``space`` breaks, as sentences; empty where each is kept by some plan."""
+    kept: dict[str, bool] = {}
+    messages: dict[str, str] = {}
+    for grid in space.grids(scenario):
+        for rule in rules(
+            scenario.architecture, scenario.job, scenario.cluster, scenario.num_chips, grid,
+            cross_domain_tp=cross_domain_tp,
+        ):  # fmt: skip
+            kept[rule.name] = kept.get(rule.name, False) or not bool(np.all(rule.broken))
+            messages[rule.name] = rule.message
+    return [messages[name] for name, good in kept.items() if not good]

@@ -1,0 +1,162 @@
+"""Request: one question about a training run: from words to a scenario and what is fixed of its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ridgeline import units
+from ridgeline.api.degrees import check_degrees
+from ridgeline.api.errors import InputError
+from ridgeline.api.models import model as find_model
+from ridgeline.api.overrides import override, plan_fields
+from ridgeline.calibrate.software import stack_for
+from ridgeline.facts import catalog, problems
+from ridgeline.facts.architecture import Architecture
+from ridgeline.facts.chip import Chip, Cluster
+from ridgeline.facts.plan import Plan
+from ridgeline.facts.recipe import Recipe
+from ridgeline.facts.scenario import Scenario
+from ridgeline.facts.stack import Stack
+from ridgeline.facts.workload import TrainingJob
+
+#: Frameworks that keep one fp32 copy of the parameters, sharded over the data-parallel ranks.
+_SHARDED = ("fsdp", "maxtext")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Chips joined by a network, and how many of them a job gets; None leaves it to the job."""
+
+    cluster: Cluster
+    chip: Chip
+    chips: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A scenario whose plan is open, and what is fixed of it."""
+
+    scenario: Scenario
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # fields of `Plan`
+    cross_domain_tp: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def cluster(name: str | Cluster, chips: int | str | None = None) -> Machine:
+    """The cluster ``name``, or a chip's default one, with ``chips`` of its chips.
+
+    Raises:
+        CatalogError: unknown name, or more chips than it has.
+    """
+    count = None if chips is None else whole("chips", chips)
+    found = name if isinstance(name, Cluster) else catalog.cluster_for(name, count)
+    return Machine(found, catalog.chip(found.chip), count)
+
+
+def request(
+    model: str | Path | Architecture,
+    *,
+    on: str | Cluster | Machine,
+    chips: int | str | None = None,
+    batch: int | str,
+    seq: int | str,
+    tokens: float | str | None = None,
+    kind: str = "pretrain",
+    plan: Plan | None = None,
+    stack: str | Stack | None = None,
+    recipe: str | Recipe | None = None,
+    settings: Iterable[str] = (),
+    cross_domain_tp: bool = False,
+    **degrees: Any,
+) -> Request:
+    """Build a request. Counts may be text such as ``15.6T``.
+
+    Args:
+        model: catalog name, path to a ``config.json``, its folder or an architecture file, or a value.
+        on: cluster, or chip (its default cluster), or a `Machine`.
+        plan: all fields of one plan; ``degrees`` fix single fields of `Plan` instead, the rest is searched.
+        stack: training stack; the newest of the chip's vendor when left out.
+        recipe: number recipe; bf16 (fp16 on chips without bf16) when left out.
+        settings: ``path=value`` changes of any field.
+        cross_domain_tp: tensor parallelism may span scale-up domains.
+
+    Raises:
+        ValueError: a name, a value or a combination is wrong; the message says which and the choices.
+    """
+    machine = on if isinstance(on, Machine) else cluster(on, chips)
+    num_chips = machine.chips if chips is None else whole("chips", chips)
+    if num_chips is None:
+        raise InputError("chips: missing; how many chips does the job run on?")
+    architecture = find_model(model)
+    software = stack if isinstance(stack, Stack) else _stack(stack, machine.chip)
+    scenario = Scenario(
+        architecture=architecture,
+        chip=machine.chip,
+        cluster=machine.cluster,
+        num_chips=num_chips,
+        job=_job(batch=batch, seq=seq, tokens=tokens, kind=kind),
+        plan=Plan(),
+        stack=software,
+        recipe=recipe if isinstance(recipe, Recipe) else _recipe(recipe, software, machine.chip),
+        calibration=catalog.calibration(machine.chip.name),
+    )
+    given = plan_fields(plan.to_dict() if plan is not None else {}) | plan_fields(degrees)
+    scenario, fixed = override(scenario, settings)
+    return checked(Request(scenario, given | fixed, cross_domain_tp, tuple(_notes(scenario))))
+
+
+def checked(one: Request) -> Request:
+    """The request itself if its degrees can fit the machine and the job. Raises InputError where not."""
+    check_degrees(one.scenario, one.fixed, cross_domain_tp=one.cross_domain_tp)
+    return one
+
+
+def whole(name: str, value: int | str | float) -> int:
+    """A count of at least 1, from a number or from text such as ``16,384`` or ``4M``."""
+    try:
+        number = units.parse_count(value)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
+    if number != int(number) or number < 1:
+        raise InputError(f"{name} = {value} must be a whole number of at least 1")
+    return int(number)
+
+
+def _job(*, batch: int | str, seq: int | str, tokens: float | str | None, kind: str) -> TrainingJob:
+    values: dict[str, Any] = {"batch": whole("batch", batch), "seq": whole("seq", seq), "kind": kind}
+    if tokens is not None:
+        try:
+            values["tokens"] = units.parse_count(tokens)
+        except ValueError as error:
+            raise InputError(f"tokens: {error}") from None
+    try:
+        return TrainingJob.model_validate(values)
+    except ValidationError as error:
+        raise InputError("; ".join(problems.validation_problems(error, TrainingJob, values))) from None
+
+
+def _stack(name: str | None, chip: Chip) -> Stack:
+    return catalog.stack(name) if name else stack_for("", None, chip.vendor)
+
+
+def _recipe(name: str | None, stack: Stack, chip: Chip) -> Recipe:
+    if name:
+        return catalog.recipe(name)
+    if "bf16" not in chip.matrix and "fp16" in chip.matrix:
+        return catalog.recipe("fp16")
+    return catalog.recipe("bf16-fsdp" if stack.framework in _SHARDED else "bf16")
+
+
+def _notes(scenario: Scenario) -> Iterable[str]:
+    chip = scenario.chip
+    linear = catalog.number_format(scenario.recipe.linear).matrix_as
+    if linear not in chip.matrix:
+        yield f"{chip.title} does not multiply in {linear}: the nearest wider format is used"
+    context, seq = scenario.architecture.context, scenario.job.seq
+    if context is not None and seq > context:
+        yield f"sequences of {seq:,} tokens are longer than the {context:,} that the model was made for"

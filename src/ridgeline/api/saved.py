@@ -1,0 +1,130 @@
+"""Saved results: a scenario as JSON with every fact it was predicted from, in a file or inside a report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from ridgeline.api.errors import InputError
+from ridgeline.api.written import written
+from ridgeline.facts import catalog
+from ridgeline.facts.architecture import Architecture
+from ridgeline.facts.calibration import Calibration
+from ridgeline.facts.chip import Chip, Cluster
+from ridgeline.facts.plan import Plan
+from ridgeline.facts.recipe import Recipe
+from ridgeline.facts.scenario import Scenario
+from ridgeline.facts.spec import SpecT
+from ridgeline.facts.stack import Stack
+from ridgeline.facts.workload import TrainingJob
+
+_BLOCK = re.compile(r'<script type="application/json" id="ridgeline-result">(.*?)</script>', re.DOTALL)
+
+
+def scenario_to_dict(scenario: Scenario) -> dict[str, Any]:
+    """Every fact of a scenario with one plan, as plain JSON values with units."""
+    plan = scenario.plan
+    assert isinstance(plan, Plan)
+    return {
+        "architecture": written(scenario.architecture),
+        "chip": written(scenario.chip),
+        "cluster": written(scenario.cluster),
+        "num_chips": scenario.num_chips,
+        "job": written(scenario.job),
+        "plan": plan.to_dict(),
+        "stack": written(scenario.stack),
+        "recipe": written(scenario.recipe),
+        "calibration": {
+            part.name: written(getattr(scenario.calibration, part.name))
+            for part in dataclasses.fields(Calibration)
+        },
+    }
+
+
+def scenario_from_dict(data: dict[str, Any], where: str) -> tuple[Scenario, tuple[str, ...]]:
+    """The scenario of a saved result, and notes about what could not be taken over.
+
+    Raises:
+        InputError: a part is missing or cannot be read; ``where`` names the file.
+    """
+    chip = _part(Chip, data, "chip", where)
+    notes: tuple[str, ...] = ()
+    fits = data.get("calibration") or {}
+    try:
+        parts = {
+            name: part.model_validate(fits.get(name))
+            for name, part in typing.get_type_hints(Calibration).items()
+        }
+        calibration = Calibration(**parts)
+    except ValidationError:  # fits change from version to version; the chip's own facts do not
+        calibration = catalog.calibration(chip.name)
+        notes = ("the calibration saved in the file is of another version; today's is used",)
+    try:
+        plan = TypeAdapter(Plan).validate_python(data.get("plan"))
+        num_chips = TypeAdapter(int).validate_python(data.get("num_chips"))
+    except ValidationError as error:
+        raise InputError(f"{where}: plan: {error.errors()[0]['msg']}") from None
+    scenario = Scenario(
+        architecture=_part(Architecture, data, "architecture", where),
+        chip=chip,
+        cluster=_part(Cluster, data, "cluster", where),
+        num_chips=num_chips,
+        job=_part(TrainingJob, data, "job", where),
+        plan=plan,
+        stack=_part(Stack, data, "stack", where),
+        recipe=_part(Recipe, data, "recipe", where),
+        calibration=calibration,
+    )
+    return scenario, notes
+
+
+def embed(page: str, result: dict[str, Any]) -> str:
+    """The report page with its result inside, as data that no browser runs."""
+    text = json.dumps(result, allow_nan=False, separators=(",", ":"))
+    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    head, end, tail = page.rpartition("</body>")
+    return f'{head}<script type="application/json" id="ridgeline-result">{text}</script>\n{end}{tail}'
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The result in a JSON file or in a report.
+
+    Raises:
+        InputError: the file cannot be read, or holds no result.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    if path.suffix.lower() in (".html", ".htm"):
+        found = _BLOCK.search(text)
+        if found is None:
+            raise InputError(
+                f"{path}: holds no result; expected a report of `ridgeline train --out {path.name}`"
+            )
+        text = found[1]
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: line {error.lineno}: not valid JSON: {error.msg}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("scenario"), dict):
+        raise InputError(f"{path}: holds no result; expected a file of `ridgeline train --out {path.name}`")
+    return data
+
+
+def _part(spec: type[SpecT], data: dict[str, Any], name: str, where: str) -> SpecT:
+    assert issubclass(spec, BaseModel)
+    try:
+        return spec.model_validate(data.get(name))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join([name, *(str(step) for step in first["loc"])])
+        raise InputError(f"{where}: {place}: {first['msg']}") from None

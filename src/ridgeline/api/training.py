@@ -1,0 +1,180 @@
+"""Training: predict one run, search its plans, explain a result, validate against measured runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ridgeline.api.degrees import broken_by_all
+from ridgeline.api.errors import InputError
+from ridgeline.api.overrides import override
+from ridgeline.api.request import Request, checked, request
+from ridgeline.api.results import PlanResult, TrainingResult
+from ridgeline.api.saved import read_result, scenario_from_dict
+from ridgeline.calibrate.cases import read_cases
+from ridgeline.calibrate.scoreboard import Scoreboard
+from ridgeline.calibrate.scoreboard import validate as score
+from ridgeline.explore.search import PlanSearch, evaluate, legal_plans, search
+from ridgeline.explore.space import SEARCHED, Space
+from ridgeline.facts.architecture import Architecture
+from ridgeline.facts.chip import Cluster
+from ridgeline.facts.plan import DEGREES, Plan
+from ridgeline.facts.scenario import Scenario
+from ridgeline.graph.laws import PlanError
+from ridgeline.predict import train as predict
+
+RESULTS = (".json", ".html", ".htm")
+
+
+def train(
+    model: str | Path | Architecture | Scenario, *, on: str | Cluster | Any = None, **question: Any
+) -> TrainingResult:
+    """Predict one training run; degrees that are not given are searched and the fastest plan is taken.
+
+    Args:
+        model: catalog name, ``config.json``, architecture file or value; or a whole `Scenario` with one plan.
+        on: cluster or chip, or what `cluster` returned.
+        question: ``chips, batch, seq, tokens, kind, plan, stack, recipe, settings`` and fields of `Plan`, as
+            `ridgeline.api.request.request` takes them.
+
+    Raises:
+        ValueError: something is wrong or nothing fits; the message says what.
+    """
+    if isinstance(model, Scenario):
+        if on is not None or question:
+            raise InputError(
+                "a Scenario already holds the machine, the job and the plan; change it with replace"
+            )
+        if not isinstance(model.plan, Plan):
+            raise InputError(
+                f"plan: one Plan is needed, got a grid of {len(model.plan)}; take one with grid[i]"
+            )
+        return TrainingResult(predict(model))
+    return plan(model, on=on, top=1, **question).best[0]
+
+
+def plan(
+    model: str | Path | Architecture,
+    *,
+    on: str | Cluster | Any = None,
+    top: int = 5,
+    progress: Callable[[int], None] | None = None,
+    command: str = "",
+    **question: Any,
+) -> PlanResult:
+    """Search the plans of a training run. Arguments as for `train`; ``top`` plans are predicted in full."""
+    missing = [
+        name
+        for name, value in (("on", on), *((n, question.get(n)) for n in ("batch", "seq")))
+        if value is None
+    ]
+    if missing:
+        raise InputError(f"{', '.join(missing)}: missing; a run needs on, chips, batch and seq")
+    return answer(request(model, on=on, **question), top=top, progress=progress, command=command)
+
+
+def answer(
+    asked: Request, *, top: int = 5, progress: Callable[[int], None] | None = None, command: str = ""
+) -> PlanResult:
+    """Search the plans that a request leaves open.
+
+    Raises:
+        PlanError: no plan is legal, or none fits in memory although all degrees were open.
+    """
+    if top < 1:
+        raise InputError(f"top = {top} must be at least 1")
+    start = time.perf_counter()
+    space, notes = _space(asked), asked.notes
+    try:
+        found = search(
+            asked.scenario, predict, space, top=top, cross_domain_tp=asked.cross_domain_tp, progress=progress
+        )
+    except PlanError as error:
+        broken = broken_by_all(asked.scenario, space, cross_domain_tp=asked.cross_domain_tp)
+        if broken:
+            raise PlanError("; ".join(broken)) from None
+        nearest = _nearest(asked, space) if any(name in asked.fixed for name in DEGREES) else None
+        if nearest is None:
+            raise
+        # Who gives a plan wants to see it, even where it needs more memory than there is.
+        found, notes = nearest, (*notes, str(error))
+    return PlanResult(found, time.perf_counter() - start, notes, command)
+
+
+def explain(result: TrainingResult | PlanResult | str | Path, settings: Iterable[str] = ()) -> TrainingResult:
+    """Predict a result again, from a value or a saved file; ``settings`` change fields first.
+
+    Raises:
+        InputError: the file holds no result, or a setting is wrong.
+    """
+    if isinstance(result, PlanResult):
+        result = result.best[0]
+    command = ""
+    notes: tuple[str, ...] = ()
+    if isinstance(result, TrainingResult):
+        scenario, command, notes = result.prediction.scenario, result.command, result.notes
+    else:
+        data = read_result(Path(result))
+        scenario, notes = scenario_from_dict(data["scenario"], str(result))
+        command = str(data.get("command", ""))
+    scenario, fixed = override(scenario, settings)
+    assert isinstance(scenario.plan, Plan)
+    if fixed or settings:
+        changed = Plan(**(scenario.plan.to_dict() | fixed))
+        checked(
+            Request(scenario, {name: getattr(changed, name) for name in DEGREES[:8]}, cross_domain_tp=True)
+        )
+        scenario = scenario.replace(plan=changed)
+    return TrainingResult(predict(scenario), notes, command)
+
+
+def validate(
+    path: str | Path, limit: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> Scoreboard:
+    """Predict every measured run of a CSV file and score the predictions.
+
+    Raises:
+        CaseError: the file, a column or a value is wrong.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit = {limit} must be at least 1")
+    return score(read_cases(path), predict, limit=limit, progress=progress)
+
+
+def _space(asked: Request) -> Space:
+    """What is searched: ZeRO only where the stack can choose it."""
+    searched = dict(SEARCHED)
+    if asked.scenario.stack.zero == 3:
+        searched["zero"] = (3,)
+    return Space(fixed=dict(asked.fixed), searched=searched)
+
+
+def _nearest(asked: Request, space: Space) -> PlanSearch | None:
+    """The plan that needs least memory, where none fits; None where none is legal."""
+    scenario = asked.scenario
+    considered, legal_count, best = 0, 0, None
+    for grid in space.grids(scenario):
+        considered += len(grid)
+        legal, _ = legal_plans(scenario, grid, cross_domain_tp=asked.cross_domain_tp)
+        if not len(legal):
+            continue
+        legal_count += len(legal)
+        peak = evaluate(scenario, legal).peak
+        where = int(peak.argmin())
+        if best is None or peak[where] < best[0]:
+            best = (float(peak[where]), legal[where])
+    if best is None:
+        return None
+    prediction = predict(scenario.replace(plan=best[1]))
+    return PlanSearch(
+        scenario=scenario,
+        best=(prediction,),
+        pareto=((best[1], prediction.step_time_s, prediction.peak_memory_bytes),),
+        considered=considered,
+        legal=legal_count,
+        fit=0,
+        illegal={},
+        near_misses=(),
+    )

@@ -1,0 +1,83 @@
+"""``ridgeline explain``: why a step takes that long, operator by operator, and what to change first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ridgeline.cli import shared, train
+
+if TYPE_CHECKING:
+    from ridgeline.api.results import TrainingResult
+
+OUTPUTS = (".html", "trace.json", ".json")
+#: A model takes every option of ``train``; those are read there.
+CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def explain(
+    ctx: typer.Context,
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RESULT|MODEL",
+            help="result.json or report.html of `train`; or a model with train's options",
+        ),
+    ],
+    settings: shared.Set = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write the step as a trace for Perfetto")
+    ] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="write report.html, result.json or trace.json; repeatable"),
+    ] = None,
+    as_json: shared.Json = False,
+) -> None:
+    """Show the ladder, the roofline of each operator, communication, memory and what to change first."""
+    outputs = [(path, shared.suffix_of(path, OUTPUTS)) for path in out or []]
+    result = _result(what, list(ctx.args), settings or [], shared.said(ctx.obj))
+    if trace is not None:
+        result.write_trace(trace)
+    for path, ending in outputs:
+        if ending == ".html":
+            result.write_report(path)
+        elif ending == "trace.json":
+            result.write_trace(path)
+        else:
+            shared.write_text(path, shared.json_text(result.to_dict()))
+    if as_json:
+        shared.echo_json(result.to_dict())
+        return
+    typer.echo(result.explanation())
+    if trace is not None:
+        typer.echo(f"\nTrace: {trace} (open it in https://ui.perfetto.dev)")
+    for path, _ in outputs:
+        typer.echo(f"\nWritten: {path}")
+
+
+def _result(what: str, extra: list[str], settings: list[str], command: str) -> TrainingResult:
+    from ridgeline.api import training
+
+    if what.startswith("-"):
+        raise typer.BadParameter(f"name the result or the model first, before {what}")
+    if not _is_result(what, extra):
+        if not extra:
+            raise typer.BadParameter(
+                f"'{what}' is not a result file; a model needs --on, --chips, --batch and --seq"
+            )
+        words = [what, *extra, *(part for setting in settings for part in ("--set", setting))]
+        return train.found(train.parse(words) | {"top": 1}, command).best[0]
+    if extra:
+        raise typer.BadParameter(f"{' '.join(extra)}: a result file takes --set PATH=VALUE instead")
+    return training.explain(what, settings)
+
+
+def _is_result(what: str, extra: list[str]) -> bool:
+    """A report is one by its ending; a JSON file is a model's config only where a machine is named."""
+    ending = Path(what).suffix.lower()
+    return ending in (".html", ".htm") or (
+        ending == ".json" and "--on" not in {w.partition("=")[0] for w in extra}
+    )

@@ -1,0 +1,82 @@
+"""The command ``ridgeline``: verbs, and how errors and interruptions end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from ridgeline.cli import catalog, explain, train, validate
+from ridgeline.cli.shared import Interrupted
+
+USAGE, INTERRUPTED = 2, 130
+#: Base of everything that a wrong command line raises; Typer brings its own copy of Click since 0.2x.
+_ClickError: type[Exception] = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    name="ridgeline",
+    help="How fast a giant model trains on a platform, what binds it and what to change.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("train")(train.train)
+app.command("explain", context_settings=explain.CONTEXT)(explain.explain)
+app.command("validate")(validate.validate)
+app.add_typer(catalog.app, name="catalog")
+
+
+@app.callback(invoke_without_command=True)
+def ridgeline(
+    version: bool = typer.Option(False, "--version", help="print the version and end", is_eager=True),
+) -> None:
+    """How fast a giant model trains on a platform, what binds it and what to change."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"ridgeline {installed('ridgeline')}")
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 a mistake in what was asked, 130 interrupted.
+
+    A mistake is one message on standard error, never a stack trace; ``RIDGELINE_DEBUG=1`` raises it instead.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without Unicode gets a replacement, not a crash
+            stream.reconfigure(errors="replace")
+    try:
+        code = app(args=words, prog_name="ridgeline", standalone_mode=False, obj=words)
+    except _ClickError as error:
+        message = error.format_message()  # type: ignore[attr-defined]
+        return _fail(message) if message else USAGE
+    except Interrupted as error:
+        return _fail(f"interrupted: {error}", INTERRUPTED)
+    except (typer.Abort, KeyboardInterrupt):
+        return _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of a pipe has gone. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        if os.environ.get("RIDGELINE_DEBUG"):
+            raise
+        return _fail(_words(error))
+    return code if isinstance(code, int) else 0
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error).strip() or type(error).__name__
+
+
+def _fail(message: str, code: int = USAGE) -> int:
+    prefix = "" if code == INTERRUPTED else "error: "
+    typer.echo(f"{prefix}{message}", err=True)
+    return code

@@ -1,0 +1,177 @@
+"""``ridgeline train``: plan a training run, or predict one whose plan is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ridgeline.cli import shared
+
+if TYPE_CHECKING:
+    from ridgeline.api.request import Request
+    from ridgeline.api.results import PlanResult
+
+OUTPUTS = (".html", "trace.json", ".json")
+LAUNCHERS = (".sh", ".toml", ".py")
+#: Options that fix a field of a plan; what is left out is searched.
+PLAN = (
+    "tp", "cp", "pp", "vpp", "ep", "etp", "dp", "micro_batch", "zero", "replicas",
+    "recompute", "recompute_layers", "schedule", "sequence_parallel",
+    "fsdp_reshard", "offload_activations", "offload_optimizer",
+    "overlap_tp", "overlap_grad", "overlap_param", "overlap_p2p", "overlap_ep",
+)  # fmt: skip
+
+Degree = int | None
+Switch = bool | None
+
+
+def train(
+    ctx: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="catalog name, config.json, its folder, or an architecture file"
+        ),
+    ],
+    on: Annotated[str, typer.Option(metavar="NAME", help="cluster, or chip on its default cluster")],
+    chips: Annotated[str, typer.Option(metavar="N", help="number of chips")],
+    batch: Annotated[str, typer.Option(metavar="N", help="sequences per step")],
+    seq: Annotated[str, typer.Option(metavar="N", help="tokens per sequence")],
+    tokens: Annotated[
+        str | None, typer.Option(metavar="N", help="token budget, such as 15.6T: adds days and energy")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="pretrain, sft or lora")] = "pretrain",
+    stack: Annotated[
+        str | None, typer.Option(metavar="NAME", help="training stack [newest of the chip's vendor]")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="NAME", help="number recipe [bf16]")] = None,
+    tp: Annotated[Degree, typer.Option(help="tensor parallel; degrees left out are searched")] = None,
+    cp: Annotated[Degree, typer.Option(help="context parallel")] = None,
+    pp: Annotated[Degree, typer.Option(help="pipeline parallel")] = None,
+    vpp: Annotated[Degree, typer.Option(help="model chunks per pipeline stage")] = None,
+    ep: Annotated[Degree, typer.Option(help="expert parallel")] = None,
+    etp: Annotated[Degree, typer.Option(help="tensor parallel inside an expert")] = None,
+    dp: Annotated[Degree, typer.Option(help="data parallel")] = None,
+    micro_batch: Annotated[Degree, typer.Option(help="sequences per pass and data-parallel rank")] = None,
+    zero: Annotated[
+        Degree, typer.Option(help="0 none, 1 optimizer, 2 + gradients, 3 + parameters (FSDP)")
+    ] = None,
+    replicas: Annotated[Degree, typer.Option(help="copies of the sharded group (HSDP)")] = None,
+    recompute: Annotated[str | None, typer.Option(help="none, selective or full")] = None,
+    recompute_layers: Annotated[
+        Degree, typer.Option(help="full recompute of this many layers per stage, -1 = all")
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="gpipe, 1f1b, interleaved, zb-h1, zb-h2, zb-v or dualpipe")
+    ] = None,
+    sequence_parallel: Annotated[Switch, typer.Option(help="split activations between tp regions")] = None,
+    fsdp_reshard: Annotated[Switch, typer.Option(help="ZeRO 3: free parameters after forward")] = None,
+    offload_activations: Annotated[Switch, typer.Option(help="keep activations in host memory")] = None,
+    offload_optimizer: Annotated[Switch, typer.Option(help="keep the optimizer in host memory")] = None,
+    overlap_tp: Annotated[
+        Switch, typer.Option(help="hide tensor-parallel communication [as the stack]")
+    ] = None,
+    overlap_grad: Annotated[
+        Switch, typer.Option(help="reduce gradients under backward [as the stack]")
+    ] = None,
+    overlap_param: Annotated[
+        Switch, typer.Option(help="gather parameters under forward [as the stack]")
+    ] = None,
+    overlap_p2p: Annotated[Switch, typer.Option(help="hide pipeline sends [as the stack]")] = None,
+    overlap_ep: Annotated[Switch, typer.Option(help="hide expert communication [as the stack]")] = None,
+    allow_cross_domain_tp: Annotated[
+        bool, typer.Option("--allow-cross-domain-tp", help="tp may span scale-up domains")
+    ] = False,
+    settings: shared.Set = None,
+    top: Annotated[int, typer.Option(help="plans to show")] = 5,
+    emit: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="launch file for megatron, torchtitan or nemo, on stdout"),
+    ] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="write report.html, result.json, trace.json, or with --emit the launch file; repeatable",
+        ),
+    ] = None,
+    as_json: shared.Json = False,
+) -> None:
+    """Plan a training run: without degrees all plans are searched; degrees that are given are kept."""
+    outputs = [(path, _ending(path, emit)) for path in out or []]
+    if emit is not None:
+        _check_framework(emit)
+    result = found(ctx.params, command=shared.said(ctx.obj))
+    launch = result.best[0].emit(emit) if emit else ""
+    for path, ending in outputs:
+        if ending == ".html":
+            result.write_report(path)
+        elif ending == "trace.json":
+            result.best[0].write_trace(path)
+        elif ending == ".json":
+            shared.write_text(path, shared.json_text(result.to_dict()))
+        else:
+            shared.write_text(path, launch)
+    if as_json:
+        shared.echo_json(result.to_dict() | ({"launch": launch} if emit else {}))
+        return
+    # A launch file alone on stdout can be piped; people still read the rest on stderr.
+    if launch and not any(ending in LAUNCHERS for _, ending in outputs):
+        typer.echo(launch, nl=not launch.endswith("\n"))
+    typer.echo(f"{result.table(shared.width())}\n\n{_files(outputs)}", err=bool(launch))
+
+
+def found(options: dict[str, Any], command: str = "") -> PlanResult:
+    """Search what the options of this verb ask for."""
+    from ridgeline.api.training import answer
+
+    add, wipe = shared.counter("plans timed")
+    try:
+        return answer(asked(options), top=options["top"], progress=add, command=command)
+    finally:
+        wipe()
+
+
+def asked(options: dict[str, Any]) -> Request:
+    """The request in the options of this verb."""
+    from ridgeline.api.request import request
+
+    names = ("on", "chips", "batch", "seq", "tokens", "kind", "stack", "recipe")
+    return request(
+        options["model"],
+        **{name: options[name] for name in names},
+        settings=options["settings"] or (),
+        cross_domain_tp=options["allow_cross_domain_tp"],
+        **{name: options[name] for name in PLAN},
+    )
+
+
+def parse(words: list[str]) -> dict[str, Any]:
+    """Options of this verb as another verb takes them over."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(train)
+    return dict(typer.main.get_command(app).make_context("ridgeline train", words).params)
+
+
+def _ending(path: Path, emit: str | None) -> str:
+    return shared.suffix_of(path, (*OUTPUTS, *(LAUNCHERS if emit else ())))
+
+
+def _check_framework(name: str) -> None:
+    from ridgeline.emit import FRAMEWORKS, EmitError
+
+    if name not in FRAMEWORKS:
+        raise EmitError("ridgeline", "--emit", name, FRAMEWORKS)
+
+
+def _files(outputs: list[tuple[Path, str]]) -> str:
+    nouns = {".html": "Report", ".json": "Result", "trace.json": "Trace"}
+    parts = [f"{nouns.get(ending, 'Launch file')}: {path}" for path, ending in outputs]
+    results = [path for path, ending in outputs if ending in (".json", ".html")]
+    if not outputs:
+        parts.append("Report: --out report.html")
+    parts.append("Emit: --emit megatron | torchtitan | nemo")
+    parts.append(f"Explain: ridgeline explain {results[0]}" if results else "Explain: --out result.json")
+    return "     ".join(parts)
