@@ -9,6 +9,11 @@ import sys
 import pytest
 
 SURFACE: dict[str, set[str]] = {
+    "ridgeline": {
+        "__version__",
+        "Machine", "Plan", "PlanResult", "Scenario", "TrainingResult",
+        "cluster", "explain", "model", "plan", "train", "validate",
+    },
     "ridgeline.facts.catalog": {
         "CatalogError",
         "architecture", "calibration", "chip", "cluster", "cluster_for", "names", "recipe", "stack",
@@ -33,7 +38,8 @@ def test_public_names_are_there_and_documented(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [name for name in SURFACE if name in ("ridgeline.emit", "ridgeline.facts.huggingface")]
+    "module",
+    [name for name in SURFACE if name in ("ridgeline", "ridgeline.emit", "ridgeline.facts.huggingface")],
 )
 def test_all_is_exactly_the_list(module: str) -> None:
     assert set(importlib.import_module(module).__all__) == SURFACE[module]

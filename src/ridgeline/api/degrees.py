@@ -40,7 +40,8 @@ def check_degrees(scenario: Scenario, fixed: Mapping[str, Any], *, cross_domain_
         fill = f"; dp {chips // ranks} would fill them" if chips % ranks == 0 else ""
         raise InputError(f"{words} = {product:,} is not the {chips:,} chips given{fill}")
     if chips % product:
-        raise InputError(f"{words} = {product:,} does not divide the {chips:,} chips")
+        result = f"{words} = {product:,}" if len(given) > 1 else words
+        raise InputError(f"{result} does not divide the {chips:,} chips")
     per_pass = fixed.get("dp", 1) * fixed.get("micro_batch", 1)
     if scenario.job.batch % per_pass:
         parts = " x ".join(f"{name} {fixed[name]}" for name in ("dp", "micro_batch") if name in fixed)

@@ -14,7 +14,7 @@ from ridgeline import units
 from ridgeline.api.errors import InputError
 from ridgeline.api.written import written
 from ridgeline.facts import problems
-from ridgeline.facts.plan import RECOMPUTES, SCHEDULES, Plan
+from ridgeline.facts.plan import DEGREES, RECOMPUTES, SCHEDULES, Plan
 from ridgeline.facts.scenario import Scenario
 from ridgeline.facts.spec import Spec, SpecT
 
@@ -83,9 +83,7 @@ def plan_fields(values: Mapping[str, Any]) -> dict[str, Any]:
         if name in _CHOICES:
             found[name] = value
             continue
-        kind: type = (
-            bool if isinstance(getattr(Plan, name, None), bool) or name.startswith("overlap") else int
-        )
+        kind: type = int if name in DEGREES else bool
         found[name] = _checked(name, kind, value)
         least = -1 if name == "recompute_layers" else 1
         if kind is int and found[name] < least:

@@ -62,16 +62,16 @@ def _result(what: str, extra: list[str], settings: list[str], command: str) -> T
     from ridgeline.api import training
 
     if what.startswith("-"):
-        raise typer.BadParameter(f"name the result or the model first, before {what}")
+        raise shared.Mistake(f"name the result or the model first, before {what}")
     if not _is_result(what, extra):
         if not extra:
-            raise typer.BadParameter(
+            raise shared.Mistake(
                 f"'{what}' is not a result file; a model needs --on, --chips, --batch and --seq"
             )
         words = [what, *extra, *(part for setting in settings for part in ("--set", setting))]
         return train.found(train.parse(words) | {"top": 1}, command).best[0]
     if extra:
-        raise typer.BadParameter(f"{' '.join(extra)}: a result file takes --set PATH=VALUE instead")
+        raise shared.Mistake(f"{' '.join(extra)}: a result file takes --set PATH=VALUE instead")
     return training.explain(what, settings)
 
 

@@ -54,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = app(args=words, prog_name="ridgeline", standalone_mode=False, obj=words)
     except _ClickError as error:
         message = error.format_message()  # type: ignore[attr-defined]
-        return _fail(message) if message else USAGE
+        if type(error).__name__ == "NoArgsIsHelpError":  # a bare `ridgeline` asks what there is
+            typer.echo(message)
+            return USAGE
+        return _fail(message)
     except Interrupted as error:
         return _fail(f"interrupted: {error}", INTERRUPTED)
     except (typer.Abort, KeyboardInterrupt):

@@ -6,7 +6,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,10 @@ Set = Annotated[
         help="change any field, such as chip.memory.bandwidth='4 TB/s' or stack.host='2 us'; repeatable",
     ),
 ]
+
+
+class Mistake(ValueError):
+    """The command line asks for something that does not exist; the message is complete."""
 
 
 class Interrupted(Exception):
@@ -44,11 +48,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def suffix_of(path: Path, known: Iterable[str]) -> str:
-    """The ending of an output file, which says what is written. Raises BadParameter for an unknown one."""
+    """The ending of an output file, which says what is written. Raises Mistake for an unknown one."""
     for ending in known:
         if path.name.lower().endswith(ending):
             return ending
-    raise typer.BadParameter(f"cannot tell what to write to '{path}'; end it in {', '.join(known)}")
+    raise Mistake(f"--out {path}: the ending says what to write; choose {', '.join(known)}")
 
 
 def said(words: Any) -> str:
@@ -61,21 +65,26 @@ def width() -> int:
     return shutil.get_terminal_size((120, 40)).columns
 
 
-def counter(noun: str) -> tuple[Callable[[int], None], Callable[[], None]]:
-    """A function that adds to a count on standard error, and one that wipes it; silent without a terminal."""
-    total = 0
-    shown = sys.stderr.isatty()
+class Counter:
+    """Counts what a long job has done, and shows it on standard error where that is a terminal."""
 
-    def add(number: int) -> None:
-        nonlocal total
-        total += number
-        if shown:
-            sys.stderr.write(f"\r{total:,} {noun}")
+    def __init__(self, noun: str) -> None:
+        self.noun, self.total = noun, 0
+        self._shown = sys.stderr.isatty()
+
+    def add(self, number: int = 1) -> None:
+        """Count ``number`` more."""
+        self.total += number
+        self._write(f"\r{self}")
+
+    def wipe(self) -> None:
+        """Take the line off the terminal."""
+        self._write("\r\033[K")
+
+    def __str__(self) -> str:
+        return f"{self.total:,} {self.noun}"
+
+    def _write(self, text: str) -> None:
+        if self._shown:
+            sys.stderr.write(text)
             sys.stderr.flush()
-
-    def wipe() -> None:
-        if shown:
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()
-
-    return add, wipe

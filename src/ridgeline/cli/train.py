@@ -12,6 +12,7 @@ from ridgeline.cli import shared
 if TYPE_CHECKING:
     from ridgeline.api.request import Request
     from ridgeline.api.results import PlanResult
+    from ridgeline.facts.stack import Stack
 
 OUTPUTS = (".html", "trace.json", ".json")
 LAUNCHERS = (".sh", ".toml", ".py")
@@ -127,21 +128,24 @@ def found(options: dict[str, Any], command: str = "") -> PlanResult:
     """Search what the options of this verb ask for."""
     from ridgeline.api.training import answer
 
-    add, wipe = shared.counter("plans timed")
+    counter = shared.Counter("plans timed")
     try:
-        return answer(asked(options), top=options["top"], progress=add, command=command)
+        return answer(asked(options), top=options["top"], progress=counter.add, command=command)
+    except KeyboardInterrupt:
+        raise shared.Interrupted(f"{counter}; giving a degree, such as --tp 8, leaves fewer") from None
     finally:
-        wipe()
+        counter.wipe()
 
 
 def asked(options: dict[str, Any]) -> Request:
     """The request in the options of this verb."""
     from ridgeline.api.request import request
 
-    names = ("on", "chips", "batch", "seq", "tokens", "kind", "stack", "recipe")
+    names = ("on", "chips", "batch", "seq", "tokens", "kind", "recipe")
     return request(
         options["model"],
         **{name: options[name] for name in names},
+        stack=options["stack"] or _stack(options["emit"]),
         settings=options["settings"] or (),
         cross_domain_tp=options["allow_cross_domain_tp"],
         **{name: options[name] for name in PLAN},
@@ -160,10 +164,17 @@ def _ending(path: Path, emit: str | None) -> str:
 
 
 def _check_framework(name: str) -> None:
-    from ridgeline.emit import FRAMEWORKS, EmitError
+    from ridgeline.emit import FRAMEWORKS
 
     if name not in FRAMEWORKS:
-        raise EmitError("ridgeline", "--emit", name, FRAMEWORKS)
+        raise shared.Mistake(f"--emit {name}: unknown framework; choose {', '.join(FRAMEWORKS)}")
+
+
+def _stack(emit: str | None) -> Stack | None:
+    """A launch file for torchtitan is of a plan for torchtitan; the others run on the default stack."""
+    from ridgeline.calibrate.software import stack_for
+
+    return stack_for(emit, None, "") if emit == "torchtitan" else None
 
 
 def _files(outputs: list[tuple[Path, str]]) -> str:

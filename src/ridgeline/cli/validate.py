@@ -40,22 +40,13 @@ def validate(
 def _board(cases: Path, limit: int | None) -> Scoreboard:
     from ridgeline.api import training
 
-    add, wipe = shared.counter("runs predicted")
-    done = total = 0
-
-    def progress(number: int, of: int) -> None:
-        nonlocal done, total
-        done, total = number, of
-        add(1)
-
+    counter = shared.Counter("runs predicted")
     try:
-        return training.validate(cases, limit, progress)
+        return training.validate(cases, limit, lambda done, of: counter.add())
     except KeyboardInterrupt:
-        raise shared.Interrupted(
-            f"{done} of {total or 'the'} runs were predicted; --limit predicts fewer"
-        ) from None
+        raise shared.Interrupted(f"{counter}; --limit N predicts fewer") from None
     finally:
-        wipe()
+        counter.wipe()
 
 
 def _json(board: Scoreboard) -> str:
