@@ -1,7 +1,8 @@
 """Calibration: what a chip really achieves, in a few physical numbers per kernel class, with provenance.
 
-Two files per chip: ``calibrations/kernels/CHIP.yaml`` (this chip's kernels, its in-situ factor and its energy) and
-``calibrations/links/CHIP.yaml`` (the collectives on its links).
+Three files per chip: ``calibrations/kernels/CHIP.yaml`` (this chip's kernels and its energy),
+``calibrations/links/CHIP.yaml`` (the collectives on its links) and ``calibrations/steps/CHIP.yaml`` (how both fare
+inside whole steps).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 from ridgeline.facts.kernel_calibration import KernelCalibration
 from ridgeline.facts.link_calibration import LinkCalibration
+from ridgeline.facts.step_calibration import StepCalibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +20,4 @@ class Calibration:
 
     kernels: KernelCalibration
     links: LinkCalibration
+    steps: StepCalibration

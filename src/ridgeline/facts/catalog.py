@@ -29,6 +29,7 @@ from ridgeline.facts.link_calibration import LinkCalibration
 from ridgeline.facts.recipe import Recipe
 from ridgeline.facts.spec import Spec, SpecT
 from ridgeline.facts.stack import Stack
+from ridgeline.facts.step_calibration import StepCalibration
 
 BUILT_IN = Path(__file__).parent / "data"
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -58,6 +59,7 @@ KINDS: dict[str, Kind] = {
     "stacks": Kind("stacks", Stack, "stack"),
     "kernels": Kind("calibrations/kernels", KernelCalibration, "kernel calibration", key="chip"),
     "links": Kind("calibrations/links", LinkCalibration, "link calibration", key="chip"),
+    "steps": Kind("calibrations/steps", StepCalibration, "step calibration", key="chip"),
 }
 
 # A child stack is described by its own words and rows, whatever its parent's numbers are.
@@ -69,6 +71,7 @@ _REFERENCES = {
     "stacks": (("parent", "stacks"),),
     "kernels": (("chip", "chips"),),
     "links": (("chip", "chips"),),
+    "steps": (("chip", "chips"),),
 }  # fmt: skip
 
 
@@ -112,8 +115,13 @@ def link_calibration(chip_name: str) -> LinkCalibration:
     return _lookup("links", chip_name, LinkCalibration)
 
 
+def step_calibration(chip_name: str) -> StepCalibration:
+    """The chip's own step calibration; `calibration` also looks at relatives."""
+    return _lookup("steps", chip_name, StepCalibration)
+
+
 def calibration(chip_name: str) -> Calibration:
-    """Kernels and links of a chip: its own where measured, else its nearest relative's, labelled transferred.
+    """Kernels, links and whole-step factors of a chip: its own where measured, else its nearest relative's, labelled transferred.
 
     Raises:
         CatalogError: neither the chip nor any relative has a calibration of that kind.
@@ -125,7 +133,11 @@ def calibration(chip_name: str) -> Calibration:
         kernels = transfer.kernels(kernels, kernels_from, target)
     if links_from.name != target.name:
         links = transfer.links(links, links_from, target)
-    return Calibration(kernels=kernels, links=links)
+    steps_from = _donor(target, "steps")
+    steps = step_calibration(steps_from.name)
+    if steps_from.name != target.name:
+        steps = transfer.steps(steps, steps_from, target)
+    return Calibration(kernels=kernels, links=links, steps=steps)
 
 
 def cluster_for(name: str, chips: int | None = None) -> Cluster:
@@ -370,6 +382,11 @@ def _inherited(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 # Relatives
+
+
+def donor(chip_name: str, kind: str) -> str:
+    """Name of the chip whose calibration of ``kind`` serves ``chip_name``: itself or its nearest relative."""
+    return _donor(chip(chip_name), kind).name
 
 
 def _donor(target: Chip, kind: str) -> Chip:

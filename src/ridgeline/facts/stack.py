@@ -17,15 +17,44 @@ class Stack(Spec):
     framework: str = Field(description="framework family: megatron, fsdp, deepspeed, maxtext, torchtitan")
     since: str = Field(description="first month it describes", pattern=r"^\d{4}-\d{2}$")
     parent: str | None = None
-    attention: Literal["flash", "unfused"] = Field("flash", description="fused attention kernel or separate matmuls")
+    attention: Literal["flash", "unfused"] = Field(
+        "flash", description="fused attention kernel or separate matmuls"
+    )
+    attention_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="fused attention: share of the chip's best kernel that this stack's kernel reaches",
+    )
+    attention_share_newer: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="the same on chips launched after `attention_for`, whose matrix instructions it does not use",
+    )
+    attention_for: str = Field(
+        "2100-01",
+        description="launch month of the newest chips the attention kernel was written for",
+        pattern=r"^\d{4}-\d{2}$",
+    )
     softmax_passes: float = Field(
-        6.0, gt=0, le=16, description="unfused attention: passes over the score matrix besides the matmuls (scale, mask, softmax, dropout)"
+        6.0,
+        gt=0,
+        le=16,
+        description="unfused attention: passes over the score matrix besides the matmuls (scale, mask, softmax, dropout)",
     )
     elementwise_passes: float = Field(
-        1.0, ge=0.5, le=4.0, description="memory passes of norms, activations and residuals relative to perfectly fused kernels"
+        1.0,
+        ge=0.5,
+        le=4.0,
+        description="memory passes of norms, activations and residuals relative to perfectly fused kernels",
     )
-    host: Seconds = Field(description="host time to dispatch one kernel, 0.5 us (graphs) to 30 us (eager Python)")
-    step_fixed: Seconds = Field(description="per-step cost that grows with nothing: gradient norm, logging, data, optimizer launch")
+    host: Seconds = Field(
+        description="host time to dispatch one kernel, 0.5 us (graphs) to 30 us (eager Python)"
+    )
+    step_fixed: Seconds = Field(
+        description="per-step cost that grows with nothing: gradient norm, logging, data, optimizer launch"
+    )
     comm_sms: Fraction = Field(0.1, description="share of the cores lent to an overlapped collective")
     overlap_tp: bool = False
     overlap_grad: bool = True
@@ -39,7 +68,16 @@ class Stack(Spec):
     zero: int = Field(1, ge=0, le=3, description="default ZeRO stage")
     recompute: Literal["none", "selective", "full"] = "none"
     reserve: Bytes = Field(description="context, library workspaces and communication buffers per chip")
-    fragmentation: float = Field(0.03, ge=0, le=0.3, description="share of live tensors lost to the allocator")
-    jitter: float = Field(0.02, ge=0, le=0.3, description="a step is the expected maximum over ranks: relative excess at 1,000 ranks")
-    rows: int = Field(0, ge=0, description="fit rows that inform the numbers; below 8 the parent's numbers stand")
+    fragmentation: float = Field(
+        0.03, ge=0, le=0.3, description="share of live tensors lost to the allocator"
+    )
+    jitter: float = Field(
+        0.02,
+        ge=0,
+        le=0.3,
+        description="a step is the expected maximum over ranks: relative excess at 1,000 ranks",
+    )
+    rows: int = Field(
+        0, ge=0, description="fit rows that inform the numbers; below 8 the parent's numbers stand"
+    )
     source: str

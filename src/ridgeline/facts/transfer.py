@@ -9,6 +9,7 @@ from ridgeline.facts.kernel_calibration import EnergyFit, KernelCalibration, Pro
 from ridgeline.facts.link_calibration import LinkCalibration
 from ridgeline.facts.observation import Label
 from ridgeline.facts.spec import Spec, SpecT
+from ridgeline.facts.step_calibration import StepCalibration
 
 
 def kernels(fitted: KernelCalibration, donor: Chip, target: Chip) -> KernelCalibration:
@@ -22,6 +23,11 @@ def kernels(fitted: KernelCalibration, donor: Chip, target: Chip) -> KernelCalib
 
 def links(fitted: LinkCalibration, donor: Chip, target: Chip) -> LinkCalibration:
     """``fitted`` on ``donor`` as the links of ``target``; shares are of each tier's own bandwidth."""
+    return _relabel(fitted.model_copy(update={"chip": target.name}), donor)
+
+
+def steps(fitted: StepCalibration, donor: Chip, target: Chip) -> StepCalibration:
+    """Whole-step factors of ``donor`` as those of ``target``."""
     return _relabel(fitted.model_copy(update={"chip": target.name}), donor)
 
 

@@ -92,7 +92,7 @@ def kernel_times(
     parts = [
         _gemms(program, _sizes(program, model, GEMM, shapes), chip, calibration, stack),
         _grouped(program, _sizes(program, model, GROUPED, shapes), chip, calibration),
-        _attention(program, _sizes(program, model, ATTENTION, shapes), chip, calibration),
+        _attention(program, _sizes(program, model, ATTENTION, shapes), chip, calibration, stack),
         _streams(program, _sizes(program, model, STREAM, shapes), chip, calibration),
     ]
     flops, moved, peak, seconds = (
@@ -146,11 +146,19 @@ def _grouped(program: Program, sizes: FloatArray, chip: Chip, calibration: Calib
     return flops, moved, flops / rates.gemm.peak_flops_per_s, seconds
 
 
-def _attention(program: Program, sizes: FloatArray, chip: Chip, calibration: Calibration) -> _Part | None:
+def attention_share(stack: Stack, chip: Chip) -> float:
+    """Share of the chip's best attention kernel that the stack's reaches: less on chips newer than the kernel."""
+    return stack.attention_share if chip.launch <= stack.attention_for else stack.attention_share_newer
+
+
+def _attention(
+    program: Program, sizes: FloatArray, chip: Chip, calibration: Calibration, stack: Stack
+) -> _Part | None:
     if not sizes.size:
         return None
     b, heads, kv_heads, q, kv, qk, v, share = sizes
     rates = attention_rates(chip, calibration.kernels, program.formats(ATTENTION))
+    rates = rates._replace(rate=np.asarray(rates.rate) * attention_share(stack, chip))
     back = ~program.phase(ATTENTION, FORWARD)
     forward = attention_seconds(b, heads, kv_heads, q, kv, qk, v, rates, causal_share=share)
     backward = attention_seconds(b, heads, kv_heads, q, kv, qk, v, rates, causal_share=share, backward=True)

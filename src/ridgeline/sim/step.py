@@ -24,7 +24,7 @@ from ridgeline.sim.reality import REAL, Reality
 from ridgeline.sim.schedule import PipelineTimes, in_flight, parameter_copies, pipeline_seconds
 from ridgeline.sim.stage_costs import StageCosts
 from ridgeline.timing.collectives import collective_seconds
-from ridgeline.timing.energy import chip_joules, joules_per_flop, power_stretch
+from ridgeline.timing.energy import CLOCK_POWER, chip_joules, joules_per_flop, power_stretch
 from ridgeline.timing.stream import stream_rates, stream_seconds
 from ridgeline.timing.topology import place
 
@@ -64,7 +64,6 @@ def overlaps(scenario: Scenario) -> dict[str, bool]:
 def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
     """Predict one step of every plan of ``grid`` (one structure) in ``scenario`` (whose own plan is not used)."""
     arch, job, stack, recipe = scenario.architecture, scenario.job, scenario.stack, scenario.recipe
-    kernels = scenario.calibration.kernels
     switch = overlaps(scenario.replace(plan=grid))
     shape, codes = shapes_of(grid)
     if codes.size != len(grid):
@@ -82,7 +81,7 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
 
     weights = _weights(stages, model.mtp is not None)
     per_stage = _PerStage(weights, codes)
-    in_situ = kernels.in_situ.get(recipe.linear, kernels.in_situ.get("bf16", 1.0))
+    in_situ = scenario.calibration.steps.in_situ
     flop_joules = _flop_joules(scenario, blocks)
     stretch = _stretch(scenario, blocks, per_stage, stages, flop_joules, in_situ)
 
@@ -124,7 +123,9 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
         model, shape, codes, stages, grid, params, stack, recipe,
         in_flight(grid.schedule, whole, grid.pp, grid.vpp), parameter_copies(grid.schedule),
     )  # fmt: skip
-    joules, plain, flops = _energy(scenario, blocks, per_stage, stages, grid, whole, total, flop_joules)
+    joules, plain, flops = _energy(
+        scenario, blocks, per_stage, stages, grid, whole, total, flop_joules, stretch
+    )
     busy = {name: whole * values.max(axis=0) for name, values in axes.items()}
     return Step(
         total, pipeline, costs, whole.astype(np.float64), gathers, optimizer_s, busy, kinds, joules, plain, flops,
@@ -282,10 +283,11 @@ def _stretch(
     matrix_s = mean((blocks.peak_s + blocks.kernel_s).sum(axis=0)) * in_situ
     talk_s = mean((blocks.tp_s + blocks.cp_s + blocks.ep_s).sum(axis=0))
     other_s = mean(blocks.stream_s.sum(axis=0)) * in_situ + talk_s
+    matrix_j = scenario.calibration.steps.boost_energy * mean(flop_joules.sum(axis=0))
     other_j = fit.joules_per_byte * mean(blocks.bytes.sum(axis=0)) + fit.joules_per_link_byte * mean(
         blocks.link_bytes
     )
-    return power_stretch(scenario.chip, fit, matrix_s, mean(flop_joules.sum(axis=0)), other_s, other_j)
+    return power_stretch(scenario.chip, fit, matrix_s, matrix_j, other_s, other_j)
 
 
 def _energy(
@@ -297,6 +299,7 @@ def _energy(
     m: IntArray,
     total_s: FloatArray,
     flop_joules: FloatArray,
+    stretch: FloatArray,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Joules, FLOPs without and with recompute of all chips in one step ``[plans]``."""
     fit = scenario.calibration.kernels.energy
@@ -309,7 +312,8 @@ def _energy(
     if grid.recompute == "full":
         passes = np.array([2.0, 1.0, 1.0])
     flops = everywhere(np.tensordot(passes, blocks.flops, axes=1))
-    dynamic = everywhere(np.tensordot(passes, flop_joules, axes=1))
+    boost = scenario.calibration.steps.boost_energy * stretch ** (1.0 - CLOCK_POWER)
+    dynamic = boost * everywhere(np.tensordot(passes, flop_joules, axes=1))
     moved = everywhere(np.tensordot(passes, blocks.bytes, axes=1))
     sent = everywhere(blocks.link_bytes)
     ranks = grid.chips / grid.pp

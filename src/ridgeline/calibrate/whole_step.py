@@ -1,0 +1,272 @@
+"""Fit what only whole steps can show: two numbers per chip and a few per stack, on the fit share of measured runs.
+
+    python -m ridgeline.calibrate.whole_step CASES.csv [--write DIRECTORY]
+
+Chips: how hard the power cap bites (`boost_energy`) and the in-situ factor. Stacks: memory passes of elementwise
+operators, host time per kernel, fixed time per step, attention kernel. Rows count once per family, errors are
+logarithmic and robust, and every number is held near its physical prior, so that a handful of rows cannot bend it.
+No parameter is tied to a model, a size or a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ridgeline.calibrate.cases import Case, read_cases
+from ridgeline.calibrate.scenarios import NotPredictable, scenario_of
+from ridgeline.facts import catalog
+from ridgeline.facts.calibration import Calibration
+from ridgeline.facts.plan import Plan, PlanGrid
+from ridgeline.facts.scenario import Scenario
+from ridgeline.sim.step import step
+
+#: A chip or stack informed by fewer rows keeps its relative's or parent's numbers.
+LEAST_ROWS = 8
+#: Errors beyond this [log] count linearly: a row that is wrong for another reason does not rule the fit.
+HUBER = 0.12
+SWEEPS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One number that may be fitted: its physical range, what is expected of it and how firmly."""
+
+    name: str
+    low: float
+    high: float
+    expected: float
+    spread: float  # standard deviation of the prior, in units of log for ratios
+    logarithmic: bool = True
+
+    def penalty(self, value: float) -> float:
+        """Squared distance from the expected value in spreads."""
+        away = math.log(value / self.expected) if self.logarithmic else value - self.expected
+        return (away / self.spread) ** 2
+
+
+CHIP_KNOBS = (
+    Knob("boost_energy", 1.0, 4.0, 2.0, 0.4),
+    Knob("in_situ", 1.0, 1.15, 1.05, 0.05),
+)
+STACK_KNOBS = (
+    Knob("elementwise_passes", 0.8, 4.0, 1.4, 0.4),
+    Knob("host", 0.5e-6, 30e-6, 6e-6, 0.6),
+    Knob("step_fixed", 1e-3, 0.5, 0.03, 1.0),
+    Knob("attention_share", 0.3, 1.0, 0.9, 0.3),
+    Knob("attention_share_newer", 0.2, 1.0, 0.8, 0.4),
+)
+
+
+@dataclass(slots=True)
+class Row:
+    """One measured step and its scenario."""
+
+    case: Case
+    scenario: Scenario
+    chip: str  # whose step calibration it reads
+    stack: str
+    weight: float = 1.0
+
+
+@dataclass(slots=True)
+class Fit:
+    """Current values: (kind, name of chip or stack, knob) -> value."""
+
+    rows: Sequence[Row]
+    values: dict[tuple[str, str, str], float] = field(default_factory=dict)
+
+    def scenario(self, row: Row) -> Scenario:
+        """The row's scenario with the current values laid over it."""
+        steps = {
+            name: self.values[("chip", row.chip, name)]
+            for name in _names(CHIP_KNOBS)
+            if ("chip", row.chip, name) in self.values
+        }
+        stack = {
+            name: self.values[("stack", row.stack, name)]
+            for name in _names(STACK_KNOBS)
+            if ("stack", row.stack, name) in self.values
+        }
+        known = row.scenario.calibration
+        return row.scenario.replace(
+            calibration=Calibration(known.kernels, known.links, known.steps.model_copy(update=steps)),
+            stack=self._stack(row, stack),
+        )
+
+    def _stack(self, row: Row, update: dict[str, float]) -> Any:
+        return row.scenario.stack.model_copy(update=update) if update else row.scenario.stack
+
+    def error(self, row: Row) -> float:
+        """log(predicted / measured)."""
+        scenario = self.scenario(row)
+        assert isinstance(scenario.plan, Plan)
+        seconds = float(step(scenario, PlanGrid.of([scenario.plan])).total_s[0])
+        return math.log(seconds / row.case.step_time_s)
+
+
+def collect(cases: Sequence[Case]) -> list[Row]:
+    """Rows of quality A and B in the fit share that can be predicted, each family weighing as the root of its size."""
+    rows = []
+    for case in cases:
+        if case.split != "fit" or case.quality not in ("A", "B"):
+            continue
+        try:
+            scenario = scenario_of(case)
+        except NotPredictable:
+            continue
+        rows.append(Row(case, scenario, _donor(scenario.chip.name), scenario.stack.name))
+    sizes = Counter(row.case.family for row in rows)
+    for row in rows:
+        row.weight = 1.0 / math.sqrt(sizes[row.case.family])
+    return rows
+
+
+def fit(rows: Sequence[Row], progress: Callable[[str], None] = print) -> Fit:
+    """Coordinate descent over all knobs of chips and stacks with enough rows."""
+    result = Fit(rows)
+    groups: list[tuple[str, str, Knob, list[Row]]] = []
+    for kind, knobs, key in (("chip", CHIP_KNOBS, "chip"), ("stack", STACK_KNOBS, "stack")):
+        members: dict[str, list[Row]] = defaultdict(list)
+        for row in rows:
+            members[getattr(row, key)].append(row)
+        for name, group in members.items():
+            if len(group) >= LEAST_ROWS:
+                groups += [(kind, name, knob, group) for knob in knobs if _applies(kind, name, knob)]
+    for kind, name, knob, group in groups:
+        first = group[0].scenario
+        source = first.calibration.steps if kind == "chip" else first.stack
+        result.values[(kind, name, knob.name)] = min(
+            max(float(getattr(source, knob.name)), knob.low), knob.high
+        )
+    for sweep in range(SWEEPS):
+        width = 0.5**sweep
+        for kind, name, knob, group in groups:
+            _improve(result, (kind, name, knob.name), knob, group, width)
+        errors = np.array([result.error(row) for row in rows])
+        progress(
+            f"sweep {sweep + 1}: median |error| {np.median(np.abs(np.expm1(errors))):.4f}, bias {np.median(np.expm1(errors)):+.4f}"
+        )
+    return result
+
+
+def _applies(kind: str, name: str, knob: Knob) -> bool:
+    """Attention shares are facts of kernels that are not the chip's best; others have nothing to fit there."""
+    if kind == "chip" or not knob.name.startswith("attention"):
+        return True
+    return float(getattr(catalog.stack(name), knob.name)) < 1.0
+
+
+def _improve(result: Fit, key: tuple[str, str, str], knob: Knob, group: Sequence[Row], width: float) -> None:
+    """Try values around the current one and keep the best."""
+    centre = result.values[key]
+    reach = (knob.high / knob.low) ** (0.35 * width)
+    tried = sorted(
+        {min(max(centre * reach**f, knob.low), knob.high) for f in (-1.0, -0.5, -0.2, 0.0, 0.2, 0.5, 1.0)}
+    )
+    costs = []
+    for value in tried:
+        result.values[key] = value
+        costs.append(
+            sum(row.weight * _loss(result.error(row)) for row in group) + 0.5 * HUBER**2 * knob.penalty(value)
+        )
+    result.values[key] = tried[int(np.argmin(costs))]
+
+
+def _loss(error: float) -> float:
+    """Huber loss."""
+    size = abs(error)
+    return 0.5 * size * size if size < HUBER else HUBER * (size - 0.5 * HUBER)
+
+
+def _names(knobs: Sequence[Knob]) -> list[str]:
+    return [knob.name for knob in knobs]
+
+
+def _donor(chip: str) -> str:
+    """The chip whose step calibration ``chip`` reads."""
+    return catalog.donor(chip, "steps")
+
+
+def write(result: Fit, directory: Path) -> list[Path]:
+    """Write fitted numbers into the catalog files under ``directory``; everything else in them stays."""
+    written = []
+    for kind, name in sorted({(kind, name) for kind, name, _ in result.values}):
+        values = {knob: value for (k, n, knob), value in result.values.items() if (k, n) == (kind, name)}
+        group = [row for row in result.rows if (row.chip if kind == "chip" else row.stack) == name]
+        if kind == "chip":
+            path = directory / "calibrations" / "steps" / f"{name}.yaml"
+            path.write_text(_steps_yaml(name, values, result, group), encoding="utf-8")
+        else:
+            path = directory / "stacks" / f"{name}.yaml"
+            path.write_text(_edited(path.read_text(encoding="utf-8"), values, len(group)), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def _steps_yaml(name: str, values: dict[str, float], result: Fit, group: Sequence[Row]) -> str:
+    errors = np.abs(np.expm1([result.error(row) for row in group]))
+    content = {
+        "chip": name,
+        **{knob: float(f"{value:.4g}") for knob, value in values.items()},
+        "provenance": {
+            "label": "fitted",
+            "source": "whole steps of measured training runs, fit share: ridgeline.calibrate.whole_step",
+            "rows": len(group),
+            "median_abs_err": float(f"{np.median(errors):.3g}"),
+            "p90_abs_err": float(f"{np.quantile(errors, 0.9):.3g}"),
+        },
+    }
+    return yaml.safe_dump(content, sort_keys=False, width=110)
+
+
+def _edited(text: str, values: dict[str, float], rows: int) -> str:
+    """A stack's file with its fitted lines replaced, comments kept."""
+    words = {
+        "host": lambda v: f"{v * 1e6:.3g} us",
+        "step_fixed": lambda v: f"{v * 1e3:.3g} ms",
+    }
+    lines = []
+    seen = set()
+    for line in text.splitlines():
+        key = line.split(":", 1)[0]
+        if key in values or key == "rows":
+            comment = f"  #{line.split('#', 1)[1]}" if "#" in line else ""
+            shown = str(rows) if key == "rows" else words.get(key, lambda v: f"{v:.3g}")(values[key])
+            line = f"{key}: {shown}{comment}"
+            seen.add(key)
+        lines.append(line)
+    lines += [
+        f"{key}: {words.get(key, lambda v: f'{v:.3g}')(value)}"
+        for key, value in values.items()
+        if key not in seen
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Fit, print every number, and write them where asked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("cases", type=Path)
+    parser.add_argument("--write", type=Path, default=None, help="catalog folder to write into")
+    arguments = parser.parse_args()
+    rows = collect(read_cases(arguments.cases))
+    print(f"{len(rows)} rows of the fit share")
+    result = fit(rows)
+    for (kind, name, knob), value in sorted(result.values.items()):
+        print(f"{kind:5s} {name:28s} {knob:22s} {value:.4g}")
+    if arguments.write:
+        for path in write(result, arguments.write):
+            print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
