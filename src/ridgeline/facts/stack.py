@@ -61,6 +61,10 @@ class Stack(Spec):
     overlap_param: bool = False
     overlap_p2p: bool = True
     overlap_ep: bool = False
+    dispatcher: Literal["alltoall", "deepep"] = Field(
+        "alltoall",
+        description="experts: one copy of a token per expert, or one per node and rank (DeepEP and its kin)",
+    )
     prefetch: bool = Field(True, description="FSDP: the next gather starts before the current layer ends")
     fused_loss: bool = Field(True, description="cross-entropy does not keep a second fp32 copy of the logits")
     dropout: bool = Field(False, description="dropout masks are made and kept (models before 2022)")

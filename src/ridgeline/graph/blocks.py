@@ -91,7 +91,7 @@ def _moe(mlp: Moe, h: float, style: Style) -> list[Op]:
         Stream("permute", 4.0 * rows * h, 4.0 * rows * h, launches=2.0, fusible=False),
         Stream("sort by expert", 4.0 * rows * h, 4.0 * rows * h, split=EXPERT, launches=2.0, fusible=False),
         Gemm("expert fc1", rows, arms * f, h, split=EXPERT, groups=float(mlp.experts), trained=style.trained,
-             saved=kept * rows * h, saved_split=EXPERT),
+             copies=float(mlp.topk), node_limit=mlp.node_limit, saved=kept * rows * h, saved_split=EXPERT),
         Stream("expert activation", 2.0 * (arms + 1.0) * rows * f, 2.0 * (2.0 * arms + 1.0) * rows * f, split=EXPERT,
                saved=2.0 * arms * rows * f, saved_split=EXPERT),
         Gemm("expert fc2", rows, h, f, split=EXPERT, groups=float(mlp.experts), trained=style.trained,

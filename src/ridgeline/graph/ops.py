@@ -44,6 +44,8 @@ class Gemm:
     weight: bool = True
     trained: bool = True  # frozen weights (LoRA) have no weight gradient
     groups: Size = 0.0  # > 0: grouped GEMM over so many experts, m rows in all
+    copies: float = 1.0  # grouped: rows of one token (top-k of the router)
+    node_limit: int | None = None  # grouped: most nodes a token may go to
     saved: Size = 0.0  # bytes kept for backward besides what other operators keep
     saved_split: str = SEQUENCE
     selective: bool = False  # dropped and computed again under selective recompute
@@ -114,6 +116,8 @@ class Message:
     phase: str  # forward, backward
     near: str
     native: bool = False
+    copies: float = 1.0  # all_to_all of experts: copies of a token among the bytes
+    node_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from ridgeline.graph.ops import FloatArray
 from ridgeline.graph.parallel.pp import Stages
 from ridgeline.graph.shape import Shape
 from ridgeline.sim.exposure import exposed_under
-from ridgeline.sim.schedule import gather_window_s, reduction_window_s
+from ridgeline.sim.schedule import hidden_gather_s, hidden_reduction_s
 from ridgeline.sim.stage_costs import StageCosts
 from ridgeline.timing.collectives import collective_seconds
 from ridgeline.timing.topology import place
@@ -40,7 +40,6 @@ class DataParallel:
         self,
         schedule: str,
         costs: StageCosts,
-        m: IntArray,
         grid: PlanGrid,
         switch: dict[str, bool],
         stack: Stack,
@@ -49,15 +48,11 @@ class DataParallel:
         last_bucket = 1.0 / np.maximum(self.layers, 1.0)
         reduce, gather = self.reduce_s, self.gather_s
         if switch["overlap_grad"]:
-            window = reduction_window_s(schedule, costs, m, grid.pp, grid.vpp)
-            reduce = reduce * last_bucket + exposed_under(
-                reduce * (1.0 - last_bucket), window, stack.comm_sms
-            )
+            hidden = hidden_reduction_s(schedule, costs, reduce * (1.0 - last_bucket), grid.pp, grid.vpp)
+            reduce = reduce - hidden * (1.0 - stack.comm_sms)
         if switch["overlap_param"]:
-            window = gather_window_s(schedule, costs, m, grid.pp, grid.vpp)
-            gather = gather * last_bucket + exposed_under(
-                gather * (1.0 - last_bucket), window, stack.comm_sms
-            )
+            hidden = hidden_gather_s(schedule, costs, gather * (1.0 - last_bucket), grid.pp, grid.vpp)
+            gather = gather - hidden * (1.0 - stack.comm_sms)
         return (reduce + gather).max(axis=0)
 
 

@@ -15,6 +15,7 @@ from ridgeline.graph.shape import Shape
 from ridgeline.sim.exposure import exposed_under
 from ridgeline.sim.program import FORWARD, INPUT_GRAD, WEIGHT_GRAD, Program
 from ridgeline.timing.collectives import collective_seconds
+from ridgeline.timing.dispatch import dispatch_seconds
 from ridgeline.timing.topology import Placement, place
 
 
@@ -53,6 +54,9 @@ def message_times(
             size[i] = message.size
         degree, placement = _placement(axis, shape, cluster)
         seconds = collective_seconds(kind, size, placement, cluster, links)  # type: ignore[arg-type]
+        if axis == "ep" and stack.dispatcher == "deepep":
+            # such stacks have both and take the faster: inside a wide domain duplicates cost less than sorting
+            seconds = np.minimum(seconds, _deduplicated(group, size, placement, cluster, links))
         outside = np.maximum(1.0 - 1.0 / degree, 0.0)
         for (index, message), time, volume in zip(group, seconds, size, strict=True):
             phase = FORWARD if message.phase == "forward" else INPUT_GRAD
@@ -66,6 +70,26 @@ def message_times(
         left = exposed_under(whole, busy, stack.comm_sms)
         exposed["ep"] = exposed["ep"] * np.where(whole > 0.0, left / np.maximum(whole, 1e-30), 0.0)
     return Messages(exposed, sent)
+
+
+def _deduplicated(
+    group: list[tuple[int, Message]],
+    size: FloatArray,
+    placement: Placement,
+    cluster: Cluster,
+    links: LinkCalibration,
+) -> FloatArray:
+    """Dispatch and combine that send a token once per node and once per rank ``[messages, shapes]``."""
+    return np.stack(
+        [
+            # the formula is linear in tokens x bytes per token: all tokens go as one
+            dispatch_seconds(
+                1.0, volume / message.copies, message.copies, placement, cluster, links,
+                node_limit=message.node_limit, combine=message.name == "combine",
+            )  # fmt: skip
+            for (_, message), volume in zip(group, size, strict=True)
+        ]
+    )
 
 
 def _placement(axis: str, shape: Shape, cluster: Cluster) -> tuple[FloatArray, Placement]:

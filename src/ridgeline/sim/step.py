@@ -111,7 +111,7 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
     mean = whole * (costs.stage_s * stages.number).sum(axis=0) / grid.pp
     middle = mean + reality.pipeline * (pipeline.total_s - mean)
 
-    dp_s = gathers.exposed(grid.schedule, costs, whole, grid, switch, stack)
+    dp_s = gathers.exposed(grid.schedule, costs, grid, switch, stack)
     optimizer_s = _optimizer(scenario, grid, params, stages)
     quiet = middle + reality.dp * dp_s + reality.optimizer * optimizer_s + reality.fixed * stack.step_fixed
     excess = stack.jitter * np.sqrt(

@@ -22,8 +22,12 @@ def apply(block: Block, shape: Shape) -> Block:
     messages = list(block.messages)
     if np.any(shape.ep * shape.etp > 1.0):
         for phase in ("forward", "backward"):
-            messages.append(Message("dispatch", "ep", "all_to_all", sent, phase, fc1.name))
-            messages.append(Message("combine", "ep", "all_to_all", sent, phase, experts[-1].name))
+            for name, near in (("dispatch", fc1.name), ("combine", experts[-1].name)):
+                messages.append(
+                    Message(
+                        name, "ep", "all_to_all", sent, phase, near, copies=fc1.copies, node_limit=fc1.node_limit
+                    )
+                )
     return change(block, ops=tuple(_divide(op, shape) for op in block.ops), messages=tuple(messages))  # type: ignore[no-any-return]
 
 
