@@ -95,7 +95,8 @@ class Prediction:
             "days": self.days,
             "labels": self.labels,
             "operators": [
-                {name: getattr(op, name) for name in OperatorTime.__dataclass_fields__} for op in self.operators
+                {name: getattr(op, name) for name in OperatorTime.__dataclass_fields__}
+                for op in self.operators
             ],
             "notes": list(self.notes),
         }

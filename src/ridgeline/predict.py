@@ -14,14 +14,14 @@ from ridgeline.facts.scenario import Scenario
 from ridgeline.graph.build import model_flops
 from ridgeline.graph.laws import check_plan
 from ridgeline.graph.memory import KINDS
+from ridgeline.insight.labels import labels_of
 from ridgeline.insight.ladder import ladder
+from ridgeline.insight.operators import operator_times
+from ridgeline.insight.uncertainty import relative_interval
 from ridgeline.metrics import Prediction
 from ridgeline.sim.reality import ORDER, staircase
 from ridgeline.sim.stage_costs import stage_class
 from ridgeline.sim.step import Step, step
-from ridgeline.insight.labels import labels_of
-from ridgeline.insight.operators import operator_times
-from ridgeline.insight.uncertainty import relative_interval
 from ridgeline.timing.rates import peak_flops_per_s
 
 REALITY = staircase()

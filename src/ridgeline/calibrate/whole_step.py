@@ -151,9 +151,9 @@ def fit(rows: Sequence[Row], progress: Callable[[str], None] = print) -> Fit:
         width = 0.5**sweep
         for kind, name, knob, group in groups:
             _improve(result, (kind, name, knob.name), knob, group, width)
-        errors = np.array([result.error(row) for row in rows])
+        errors = np.expm1([result.error(row) for row in rows])
         progress(
-            f"sweep {sweep + 1}: median |error| {np.median(np.abs(np.expm1(errors))):.4f}, bias {np.median(np.expm1(errors)):+.4f}"
+            f"sweep {sweep + 1}: median |error| {np.median(abs(errors)):.4f}, bias {np.median(errors):+.4f}"
         )
     return result
 

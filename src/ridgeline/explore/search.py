@@ -201,7 +201,7 @@ def _nothing_legal(scenario: Scenario, considered: int, reasons: Counter[str]) -
     ruled = ", ".join(f"{name} ({count:,})" for name, count in reasons.most_common(4))
     return (
         f"no legal plan for {scenario.architecture.name} with batch {scenario.job.batch} on {scenario.num_chips} "
-        f"chips; of {considered:,} considered, ruled out by: {ruled or 'the degrees given do not multiply to the chips'}"
+        f"chips; of {considered:,} considered, ruled out by: {ruled or 'degrees that do not multiply to the chips'}"
     )
 
 

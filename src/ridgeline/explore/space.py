@@ -43,7 +43,7 @@ class Space:
                     [1]
                 )  # FSDP with a pipeline gathers every micro-batch: searched when asked for
                 axes["vpp"] = np.array([1])
-            grid = _product(axes, n, self.fixed)
+            grid: dict[str, Any] = _product(axes, n, self.fixed)
             if grid["tp"].size:
                 yield PlanGrid(**grid, **structure)
 
@@ -77,7 +77,7 @@ def _axes(
         "cp": _powers(min(n, max(job.seq // 2048, 1)), 64),
         "pp": [d for d in _divisors_of_total(n) if d <= layers + 1] if schedule != "interleaved" else
               [d for d in _divisors_of_total(n) if 1 < d <= layers + 1],
-        "vpp": [v for v in range(2, min(layers, 32) + 1)] if schedule == "interleaved" else [1],
+        "vpp": list(range(2, min(layers, 32) + 1)) if schedule == "interleaved" else [1],
         "ep": [d for d in _divisors(experts, 512) if d <= n],
         "etp": [1],
         "micro_batch": _powers(job.batch, 32),

@@ -121,7 +121,7 @@ def step_calibration(chip_name: str) -> StepCalibration:
 
 
 def calibration(chip_name: str) -> Calibration:
-    """Kernels, links and whole-step factors of a chip: its own where measured, else its nearest relative's, labelled transferred.
+    """Kernels, links and step factors of a chip: its own, else its nearest relative's, labelled transferred.
 
     Raises:
         CatalogError: neither the chip nor any relative has a calibration of that kind.

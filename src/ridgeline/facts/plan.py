@@ -100,8 +100,8 @@ class PlanGrid:
 
     def __getitem__(self, index: int) -> Plan:
         """The plan at ``index``: the scalar twin of that row."""
-        degrees = {name: int(getattr(self, name)[index]) for name in DEGREES}
-        return Plan(**degrees, **{name: getattr(self, name) for name in STRUCTURE})
+        fields: dict[str, Any] = {name: int(getattr(self, name)[index]) for name in DEGREES}
+        return Plan(**fields, **{name: getattr(self, name) for name in STRUCTURE})
 
     def take(self, index: NDArray[Any]) -> PlanGrid:
         """A grid of the rows picked by an integer or boolean ``index``."""
@@ -117,7 +117,7 @@ class PlanGrid:
         keys = {tuple(getattr(plan, name) for name in STRUCTURE) for plan in plans}
         if len(keys) != 1:
             raise ValueError(f"a grid holds one structure, got {len(keys)}")
-        degrees = {
+        fields: dict[str, Any] = {
             name: np.array([getattr(plan, name) for plan in plans], dtype=np.int64) for name in DEGREES
         }
-        return cls(**degrees, **dict(zip(STRUCTURE, keys.pop(), strict=True)))
+        return cls(**fields, **dict(zip(STRUCTURE, keys.pop(), strict=True)))

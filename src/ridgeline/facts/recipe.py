@@ -26,7 +26,7 @@ class Recipe(Spec):
     moment_bytes: float = Field(8.0, ge=0, description="bytes of both optimizer moments per parameter")
     saved_linear_bytes: float = Field(2.0, gt=0, description="bytes per value of linear-layer inputs kept for backward")
     cast_passes: float = Field(
-        0.0, ge=0, description="extra memory passes over each linear input (amax, cast, transpose), in units of one bf16 read"
+        0.0, ge=0, description="extra memory passes over each linear input (amax, cast, transpose), in bf16 reads"
     )
     high_precision_share: Fraction = Field(0.0, description="share of layers kept in bf16 (first and last layers)")
     scaling: Literal["none", "delayed", "current", "block"] = "none"

@@ -41,7 +41,7 @@ class Stack(Spec):
         6.0,
         gt=0,
         le=16,
-        description="unfused attention: passes over the score matrix besides the matmuls (scale, mask, softmax, dropout)",
+        description="unfused attention: passes over the scores besides the matmuls (scale, mask, softmax, dropout)",
     )
     elementwise_passes: float = Field(
         1.0,

@@ -6,6 +6,7 @@ of them. What can be hidden is decided by the schedule's windows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from ridgeline.graph.shape import Shape
 from ridgeline.sim.exposure import exposed_under
 from ridgeline.sim.schedule import hidden_gather_s, hidden_reduction_s
 from ridgeline.sim.stage_costs import StageCosts
-from ridgeline.timing.collectives import collective_seconds
+from ridgeline.timing.collectives import Kind, collective_seconds
 from ridgeline.timing.topology import place
 
 
@@ -53,7 +54,7 @@ class DataParallel:
         if switch["overlap_param"]:
             hidden = hidden_gather_s(schedule, costs, gather * (1.0 - last_bucket), grid.pp, grid.vpp)
             gather = gather - hidden * (1.0 - stack.comm_sms)
-        return (reduce + gather).max(axis=0)
+        return np.asarray((reduce + gather).max(axis=0))
 
 
 def data_parallel(
@@ -82,10 +83,10 @@ def data_parallel(
     expert_place = place(params.expert_shards, np.asarray(grid.ep * grid.etp, dtype=np.float64), cluster)
     has_experts = bool(np.any(params.expert > 0.0))
 
-    def both(kind: str, dense: FloatArray, expert: FloatArray) -> FloatArray:
-        total = collective_seconds(kind, dense, dense_place, cluster, links)  # type: ignore[arg-type]
+    def both(kind: Kind, dense: FloatArray, expert: FloatArray) -> FloatArray:
+        total = collective_seconds(kind, dense, dense_place, cluster, links)
         if has_experts:
-            total = total + collective_seconds(kind, expert, expert_place, cluster, links)  # type: ignore[arg-type]
+            total = total + collective_seconds(kind, expert, expert_place, cluster, links)
         return total
 
     def copies(size: FloatArray) -> FloatArray:
@@ -126,8 +127,12 @@ def data_parallel(
 
 
 def _per_stage(
-    both: object, dense: FloatArray, expert: FloatArray, layers: FloatArray, kind: str
+    both: Callable[[Kind, FloatArray, FloatArray], FloatArray],
+    dense: FloatArray,
+    expert: FloatArray,
+    layers: FloatArray,
+    kind: Kind,
 ) -> FloatArray:
     """Collectives of a stage issued layer by layer: as many messages as layers, each of a layer's size."""
     count = np.maximum(layers, 1.0)
-    return count * both(kind, dense / count, expert / count)  # type: ignore[operator,no-any-return]
+    return count * both(kind, dense / count, expert / count)

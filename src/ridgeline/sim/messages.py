@@ -84,9 +84,15 @@ def _deduplicated(
         [
             # the formula is linear in tokens x bytes per token: all tokens go as one
             dispatch_seconds(
-                1.0, volume / message.copies, message.copies, placement, cluster, links,
-                node_limit=message.node_limit, combine=message.name == "combine",
-            )  # fmt: skip
+                1.0,
+                volume / message.copies,
+                message.copies,
+                placement,
+                cluster,
+                links,
+                node_limit=message.node_limit,
+                combine=message.name == "combine",
+            )
             for (_, message), volume in zip(group, size, strict=True)
         ]
     )

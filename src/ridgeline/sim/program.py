@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +104,7 @@ def _make(model: Model, stack: Stack, recipe: Recipe) -> Program:
     repeated = np.array([row.selective and row.phase == FORWARD for row in rows])
     return Program(
         rows=tuple(rows),
-        span=tuple(slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)),
+        span=tuple(slice(int(a), int(b)) for a, b in pairwise(edges)),
         incidence=incidence,
         again=incidence[:blocks] * repeated,
         launches=incidence @ np.array([row.launches for row in rows]),

@@ -249,7 +249,8 @@ def _optimizer(scenario: Scenario, grid: PlanGrid, params: Parameters, stages: S
         dense, expert = dense / params.dense_shards, expert / params.expert_shards
     owned = np.where(stages.number > 0, dense + expert, 0.0).max(axis=0)
     if grid.offload_optimizer:
-        return 2.0 * owned * (recipe.master_bytes + recipe.moment_bytes) / scenario.chip.host_bandwidth
+        moved = 2.0 * owned * (recipe.master_bytes + recipe.moment_bytes)
+        return np.asarray(moved / scenario.chip.host_bandwidth)
     rates = stream_rates(scenario.chip, scenario.calibration.kernels)
     return stream_seconds(owned * per_parameter, rates, kernels=4.0)
 
@@ -260,7 +261,8 @@ def _flop_joules(scenario: Scenario, blocks: BlockTimes) -> FloatArray:
     program = blocks.program
     matrix = slice(0, program.span[STREAM].start)
     each = np.array([[joules_per_flop(fit, row.format)] for row in program.rows[matrix]])
-    return (program.incidence[:, matrix] @ (blocks.kernels.flops[matrix] * each)).reshape(blocks.flops.shape)
+    joules: FloatArray = program.incidence[:, matrix] @ (blocks.kernels.flops[matrix] * each)
+    return joules.reshape(blocks.flops.shape)
 
 
 def _stretch(

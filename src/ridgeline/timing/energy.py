@@ -42,7 +42,12 @@ CLOCK_POWER = 2.5
 
 
 def power_stretch(
-    chip: Chip, fit: EnergyFit, matrix_s: Numeric, matrix_joules: Numeric, other_s: Numeric, other_joules: Numeric
+    chip: Chip,
+    fit: EnergyFit,
+    matrix_s: Numeric,
+    matrix_joules: Numeric,
+    other_s: Numeric,
+    other_joules: Numeric,
 ) -> Array:
     """By how much matrix kernels slow down so that a busy chip stays within its power cap, at least 1.
 
