@@ -60,6 +60,7 @@ CHIP_KNOBS = (
 STACK_KNOBS = (
     Knob("elementwise_passes", 0.8, 4.0, 1.4, 0.4),
     Knob("host", 0.5e-6, 30e-6, 6e-6, 0.6),
+    Knob("hand_over", 1e-5, 5e-3, 3e-4, 1.0),
     Knob("step_fixed", 1e-3, 0.5, 0.03, 1.0),
     Knob("attention_share", 0.3, 1.0, 0.9, 0.3),
     Knob("attention_share_newer", 0.2, 1.0, 0.8, 0.4),
@@ -159,10 +160,13 @@ def fit(rows: Sequence[Row], progress: Callable[[str], None] = print) -> Fit:
 
 
 def _applies(kind: str, name: str, knob: Knob) -> bool:
-    """Attention shares are facts of kernels that are not the chip's best; others have nothing to fit there."""
-    if kind == "chip" or not knob.name.startswith("attention"):
+    """Attention shares and blocking hand-overs are fitted where the stack says it has them."""
+    if kind == "chip":
         return True
-    return float(getattr(catalog.stack(name), knob.name)) < 1.0
+    value = float(getattr(catalog.stack(name), knob.name))
+    if knob.name.startswith("attention"):
+        return value < 1.0
+    return knob.name != "hand_over" or value > 0.0
 
 
 def _improve(result: Fit, key: tuple[str, str, str], knob: Knob, group: Sequence[Row], width: float) -> None:
@@ -232,6 +236,7 @@ def _edited(text: str, values: dict[str, float], rows: int) -> str:
     """A stack's file with its fitted lines replaced, comments kept."""
     words = {
         "host": lambda v: f"{v * 1e6:.3g} us",
+        "hand_over": lambda v: f"{v * 1e3:.3g} ms",
         "step_fixed": lambda v: f"{v * 1e3:.3g} ms",
     }
     lines = []

@@ -52,6 +52,10 @@ class Stack(Spec):
     host: Seconds = Field(
         description="host time to dispatch one kernel, 0.5 us (graphs) to 30 us (eager Python)"
     )
+    hand_over: Seconds = Field(
+        0.0,
+        description="host time of one pipeline hand-over: early frameworks synchronise the device around each send",
+    )
     step_fixed: Seconds = Field(
         description="per-step cost that grows with nothing: gradient norm, logging, data, optimizer launch"
     )

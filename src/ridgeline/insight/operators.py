@@ -21,7 +21,8 @@ def operator_times(result: Step, plan: int = -1) -> tuple[OperatorTime, ...]:
         times = float(weights[row.block])
         if times <= 0.0:
             continue
-        seconds, peak = float(kernels.seconds[i, code]), float(kernels.peak_s[i, code])
+        pace = result.pace.stream if row.kind == STREAM else float(result.pace.matrix[plan])
+        seconds, peak = pace * float(kernels.seconds[i, code]), float(kernels.peak_s[i, code])
         rows.append(
             OperatorTime(
                 name=row.name,

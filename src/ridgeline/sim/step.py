@@ -30,6 +30,19 @@ from ridgeline.timing.topology import place
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How much slower kernels run inside a step than alone: matrix kernels (power cap and in-situ), streams."""
+
+    matrix: FloatArray
+    stream: float
+
+    def device(self, peak: FloatArray, kernel: FloatArray, stream: FloatArray, real: Reality) -> FloatArray:
+        """Seconds of kernels with FLOP time ``peak``, ``kernel`` beyond it and memory-bound time ``stream``."""
+        matrix = peak * (1.0 + real.kernels * (self.matrix - 1.0)) + kernel * self.matrix * real.kernels
+        return matrix + stream * self.stream * real.streams
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One training step per plan ``[plans]``, with what the tables and figures need."""
 
@@ -44,7 +57,7 @@ class Step:
     joules: FloatArray  # of all chips
     executed_flops: FloatArray  # of all chips, recompute apart
     hardware_flops: FloatArray  # of all chips, recompute included
-    stretch: FloatArray  # slow-down from the power cap
+    pace: Pace  # how much slower kernels run inside the step than alone
     stages: Stages
     codes: IntArray
     blocks: BlockTimes
@@ -85,9 +98,8 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
     flop_joules = _flop_joules(scenario, blocks)
     stretch = _stretch(scenario, blocks, per_stage, stages, flop_joules, in_situ)
 
-    forward, input_grad, weight_grad, axes = _phases(
-        blocks, per_stage, grid, _Pace(in_situ * stretch, in_situ), reality, stack.host
-    )
+    pace = Pace(in_situ * stretch, in_situ)
+    forward, input_grad, weight_grad, axes = _phases(blocks, per_stage, grid, pace, reality, stack.hand_over)
     gathers = data_parallel(
         scenario, grid, switch, shape, codes, model, stages, params, (forward, input_grad + weight_grad)
     )
@@ -129,7 +141,7 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
     busy = {name: whole * values.max(axis=0) for name, values in axes.items()}
     return Step(
         total, pipeline, costs, whole.astype(np.float64), gathers, optimizer_s, busy, kinds, joules, plain, flops,
-        stretch, stages, codes, blocks, params, shape,
+        pace, stages, codes, blocks, params, shape,
     )  # fmt: skip
 
 
@@ -149,19 +161,6 @@ def _weights(stages: Stages, has_mtp: bool) -> FloatArray:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pace:
-    """How much slower kernels run inside a step than alone: matrix kernels (power cap and in-situ), streams."""
-
-    matrix: FloatArray
-    stream: float
-
-    def device(self, peak: FloatArray, kernel: FloatArray, stream: FloatArray, real: Reality) -> FloatArray:
-        """Seconds of kernels with FLOP time ``peak``, ``kernel`` beyond it and memory-bound time ``stream``."""
-        matrix = peak * (1.0 + real.kernels * (self.matrix - 1.0)) + kernel * self.matrix * real.kernels
-        return matrix + stream * self.stream * real.streams
-
-
-@dataclass(frozen=True, slots=True)
 class _PerStage:
     """Sums block values over the blocks of each stage class."""
 
@@ -174,7 +173,7 @@ class _PerStage:
 
 
 def _phases(
-    blocks: BlockTimes, per_stage: _PerStage, grid: PlanGrid, pace: _Pace, real: Reality, host: float
+    blocks: BlockTimes, per_stage: _PerStage, grid: PlanGrid, pace: Pace, real: Reality, hand_over: float
 ) -> tuple[FloatArray, FloatArray, FloatArray, dict[str, FloatArray]]:
     """Seconds per micro-batch and stage class of forward, input gradient (with recompute) and weight gradient."""
 
@@ -222,10 +221,12 @@ def _phases(
     if grid.recompute == "full":
         behind = behind + per_stage(blocks.host_s[FORWARD])
     late = real.host * np.maximum(behind - input_grad - weight_grad, 0.0)
-    return forward, input_grad + late, weight_grad, axes
+    # a blocking hand-over stops host and device alike, once each way
+    blocked = real.host * hand_over * (grid.pp > 1)
+    return forward + blocked, input_grad + late + blocked, weight_grad, axes
 
 
-def _ends(blocks: BlockTimes, per_stage: _PerStage, pace: _Pace, real: Reality) -> FloatArray:
+def _ends(blocks: BlockTimes, per_stage: _PerStage, pace: Pace, real: Reality) -> FloatArray:
     """Forward time of embedding and head, which are never computed again ``[4, plans]``."""
     n = blocks.num_layer_kinds
     ends = _PerStage(per_stage.weights[n:], per_stage.codes)
