@@ -1,133 +1,120 @@
-"""Laws: which plans are legal, and what every parallel pass must conserve."""
+"""Laws: what every parallel pass must conserve. The rules of legal plans are in `ridgeline.graph.legality`.
+
+A pass divides work over ranks, it neither makes nor loses any. With ``N = tp cp`` ranks on one micro-batch:
+
+    FLOPs       N x FLOPs of a rank = FLOPs of one device x micro-batch x copies
+    bytes       a message brings what the operator beside it reads or writes; forward and backward balance
+    parameters  ranks x parameters of a rank = parameters of the model x copies
+
+``copies`` are known: work outside tensor-parallel regions repeats on all ``tp`` ranks without sequence
+parallelism, a key-value head is held by ``tp / kv_heads`` ranks where there are fewer heads than ranks,
+norms and low-rank compressions by all.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections import defaultdict
 
-import numpy as np
-from numpy.typing import NDArray
+from ridgeline.graph.legality import PlanError, Rule, check_plan, rules
+from ridgeline.graph.model import Model
+from ridgeline.graph.ops import (
+    COLUMN,
+    EXPERT,
+    SEQUENCE,
+    WHOLE,
+    Block,
+    FusedAttention,
+    Gemm,
+    Message,
+    Op,
+    Stream,
+)
+from ridgeline.graph.shape import Shape
 
-from ridgeline.facts.architecture import Architecture, Attention, LatentAttention, Moe
-from ridgeline.facts.chip import Cluster
-from ridgeline.facts.plan import SCHEDULES, Plan, PlanGrid
-from ridgeline.facts.scenario import Scenario
-from ridgeline.facts.workload import TrainingJob
+__all__ = ["LawError", "PlanError", "Rule", "check_plan", "rules", "verify"]
 
-
-class PlanError(ValueError):
-    """The degrees do not fit the model, the job or the machine; the message says which and what would."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One condition of a legal plan: ``broken`` is True where a plan violates it."""
-
-    name: str
-    broken: NDArray[np.bool_]
-    message: str
-
-
-def rules(
-    arch: Architecture,
-    job: TrainingJob,
-    cluster: Cluster,
-    num_chips: int,
-    plan: Plan | PlanGrid,
-    *,
-    cross_domain_tp: bool = False,
-) -> list[Rule]:
-    """Every rule of legality for one plan or a grid ``[plans]``."""
-    p = plan
-    per_pass = np.asarray(p.dp) * p.micro_batch
-    m = job.batch / per_pass
-    domain = cluster.tiers[0].size or num_chips
-    layers, chunks = arch.num_layers, np.asarray(p.pp) * p.vpp
-    moe = [layer.mlp for layer in arch.layers if isinstance(layer.mlp, Moe)]
-    experts = moe[0].experts if moe else 1
-    found = [
-        Rule("chips", np.asarray(p.chips) != num_chips, f"tp x cp x pp x dp must be {num_chips} chips"),
-        Rule("batch", job.batch % per_pass != 0, f"batch {job.batch} must divide by dp x micro-batch"),
-        Rule("tp domain", (np.asarray(p.tp) > domain) & (not cross_domain_tp),
-             f"tp spans several scale-up domains of {domain} chips; choose {_divisors(domain)}"),
-        Rule("heads", _heads_broken(arch, np.asarray(p.tp)), f"tp must divide the {_head_text(arch)}"),
-        Rule("layers", _short(layers, chunks, np.asarray(p.pp)),
-             f"{layers} layers do not fill pp x vpp chunks (at most a layer may be missing at each end)"),
-        Rule("sequence", job.seq % (np.asarray(p.cp) * np.where(np.asarray(p.cp) > 1, 2, 1) * p.tp) != 0,
-             f"sequence {job.seq} must divide by 2 x cp x tp"),
-        Rule("vpp", (np.asarray(p.vpp) > 1) & (np.asarray(p.pp) == 1), "vpp needs pp > 1"),
-        Rule("interleaving", (np.asarray(p.vpp) > 1) & (np.round(m) % np.asarray(p.pp) != 0),
-             "interleaved schedules need micro-batches that divide by pp"),
-        Rule("experts", experts % (np.asarray(p.ep)) != 0, f"ep must divide the {experts} experts"),
-        Rule("expert ranks", (np.asarray(p.tp) * p.cp * p.dp) % (np.asarray(p.ep) * p.etp) != 0,
-             "ep x etp must divide tp x cp x dp"),
-        Rule("replicas", np.asarray(p.dp) % p.replicas != 0, "replicas must divide dp"),
-    ]  # fmt: skip
-    return found
+_TOLERANCE = 1e-9
 
 
-def check_plan(scenario: Scenario, *, strict: bool = False) -> None:
-    """Raise PlanError with every broken rule of a one-plan scenario.
+class LawError(AssertionError):
+    """A parallel pass broke a conservation law: a mistake in our own code, never in a user's plan."""
 
-    ``strict`` also holds a plan to divisibility that real runs sometimes relax (uneven layers, odd batches).
+
+def verify(model: Model, sharded: Model, shape: Shape) -> None:
+    """Hold a sharded model to the laws; ``shape`` is one shape of plain floats (`Shape.at`).
+
+    Raises:
+        LawError: naming the block, the operator and both sides.
     """
-    plan = scenario.plan
-    assert isinstance(plan, Plan)
-    problems = []
-    for name in ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "micro_batch", "replicas"):
-        if getattr(plan, name) < 1:
-            problems.append(f"{name} = {getattr(plan, name)} must be at least 1")
-    if plan.schedule not in SCHEDULES:
-        problems.append(f"schedule = '{plan.schedule}' is unknown; choices: {', '.join(SCHEDULES)}")
-    if problems:
-        raise PlanError("; ".join(problems))
-    relaxed = () if strict else ("layers", "heads", "tp domain", "interleaving", "sequence", "batch")
-    for rule in rules(scenario.architecture, scenario.job, scenario.cluster, scenario.num_chips, plan):
-        if bool(np.any(rule.broken)) and rule.name not in relaxed:
-            problems.append(f"{rule.message} (got {_got(plan)})")
-    if scenario.job.batch < plan.dp * plan.micro_batch:
-        problems.append(
-            f"batch = {scenario.job.batch} is less than dp x micro-batch = {plan.dp * plan.micro_batch}"
-        )
-    if problems:
-        raise PlanError("; ".join(problems))
+    for before, after in zip(model.blocks, sharded.blocks, strict=True):
+        _flops(before, after, shape)
+        _messages(after, shape)
+        _parameters(before, after, shape)
 
 
-def _got(plan: Plan) -> str:
-    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "micro_batch")
-    return ", ".join(f"{name} {getattr(plan, name)}" for name in names)
+def _same(left: float, right: float, what: str) -> None:
+    if not math.isclose(left, right, rel_tol=_TOLERANCE, abs_tol=1e-6):
+        raise LawError(f"{what}: {left:.12g} is not {right:.12g}")
 
 
-def _divisors(number: int) -> str:
-    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)
+def copies(op: Op, shape: Shape) -> float:
+    """How often the ranks of a tensor-parallel group do the same work of ``op``."""
+    tp = float(shape.tp)
+    if op.split == WHOLE or (op.split in (SEQUENCE, EXPERT) and not shape.sequence_parallel):
+        return tp
+    if isinstance(op, Gemm) and op.split == COLUMN and op.kv_columns:
+        share = op.kv_columns / float(op.n)
+        return 1.0 - share + share * tp / min(tp, op.kv_heads)
+    return 1.0
 
 
-def _heads(arch: Architecture) -> list[int]:
-    heads = []
-    for layer in arch.layers:
-        if isinstance(layer.mixer, Attention | LatentAttention):
-            heads.append(layer.mixer.heads)
-    return heads
+def _flops(before: Block, after: Block, shape: Shape) -> None:
+    ranks, work = float(shape.tp * shape.cp), float(shape.micro_batch)
+    for one, part in zip(before.ops, after.ops, strict=True):
+        if not isinstance(one, Stream):
+            assert not isinstance(part, Stream)
+            expected = float(one.flops) * work * copies(one, shape)
+            _same(float(part.flops) * ranks, expected, f"FLOPs of {before.name}, {one.name} over all ranks")
 
 
-def _heads_broken(arch: Architecture, tp: NDArray[np.int64]) -> NDArray[np.bool_]:
-    broken = np.zeros(tp.shape, dtype=bool)
-    for heads in _heads(arch):
-        broken |= heads % tp != 0
-    for layer in arch.layers:
-        if isinstance(layer.mixer, Attention):  # key-value heads are split, or copied evenly
-            kv = layer.mixer.kv_heads
-            broken |= (kv % tp != 0) & (tp % kv != 0)
-    return broken
+def _messages(block: Block, shape: Shape) -> None:
+    """Each message carries the tensor its operator reads or writes; an axis moves as much back as forth."""
+    ops = {op.name: op for op in block.ops}
+    moved: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for message in block.messages:
+        size = float(message.size)
+        where = f"bytes of {block.name}, {message.name}"
+        _same(size, _tensor_bytes(message, ops[message.near]), where)
+        way = 1 if message.phase == "backward" else 0
+        if not message.name.endswith("again"):  # the second gather spares memory, it moves no new tensor
+            moved[message.axis, message.near][way] += size
+    for (axis, near), (forth, back) in moved.items():
+        if axis == "cp" and isinstance(ops[near], FusedAttention):
+            _same(back, 2.0 * forth, f"ring of {block.name}: backward carries keys, values and gradients")
+        elif axis != "tp" or shape.sequence_parallel:
+            # an all-reduce has its counterpart at the other end of the region, a gather or scatter here
+            _same(back, forth, f"{axis} bytes of {block.name}, {near}, backward and forward")
 
 
-def _head_text(arch: Architecture) -> str:
-    kv = sorted({layer.mixer.kv_heads for layer in arch.layers if isinstance(layer.mixer, Attention)})
-    text = f"{'/'.join(str(h) for h in sorted(set(_heads(arch))))} heads"
-    return text + (f" (and divide into {'/'.join(map(str, kv))} key-value heads)" if kv else "")
+def _tensor_bytes(message: Message, op: Op) -> float:
+    """The tensor of ``op`` that ``message`` brings or takes, in bf16 [byte]."""
+    if isinstance(op, FusedAttention):
+        whole = 2.0 * float(op.batch * op.kv_len * op.kv_heads) * (op.qk_dim + op.v_dim)
+        return whole * (2.0 if message.phase == "backward" else 1.0)
+    if isinstance(op, Stream):
+        return float(op.exchange if message.axis == "cp" else op.partial)
+    wide = op.k if op.split == COLUMN or message.name == "dispatch" else op.n
+    return 2.0 * float(op.m * wide)
 
 
-def _short(layers: int, chunks: NDArray[np.int64], pp: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Layers fill the chunks, but for one layer missing at each end (where embedding and head sit)."""
-    per_chunk = -(-layers // chunks)
-    missing = per_chunk * chunks - layers
-    return (missing > 2) | (chunks > layers + 2) | ((missing > 0) & (pp == 1))
+def _parameters(before: Block, after: Block, shape: Shape) -> None:
+    whole, part, tp = before.weights, after.weights, float(shape.tp)
+    held = {
+        "sharded": (part.sharded * tp, whole.sharded),
+        "replicated": (part.replicated * tp, whole.replicated * tp),
+        "key and value": (part.kv * tp, whole.kv * tp / min(tp, whole.kv_heads)),
+        "expert": (part.expert * shape.ep * shape.etp, whole.expert),
+    }
+    for name, (ranks, expected) in held.items():
+        _same(float(ranks), float(expected), f"{name} parameters of {before.name} over all ranks")

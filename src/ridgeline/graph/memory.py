@@ -1,8 +1,12 @@
 """Memory per chip and pipeline stage, by kind, at the moment of its peak.
 
-All arrays are ``[4, plans]`` bytes: stage classes first, second, middle, last on axis 0. The peak of a stage is at
-the end of its last warm-up forward: states, the activations of every micro-batch in flight, and the working set of
-the layer that runs.
+All arrays are ``[4, plans]`` bytes: stage classes first, second, middle, last on axis 0. States (weights,
+gradients, optimizer) are always there; of what comes and goes, three moments can be the peak, all after the
+last warm-up forward with every micro-batch in flight:
+
+    loss    on the stage with the head: the logits, their softmax and their gradient
+    head    the backward of the output layer: gradient of the logits and of the output matrix
+    layer   the backward of a layer, computed again before where recompute is full, with what it makes
 """
 
 from __future__ import annotations
@@ -14,78 +18,29 @@ import numpy as np
 from ridgeline.facts.plan import IntArray, Plan, PlanGrid
 from ridgeline.facts.recipe import Recipe
 from ridgeline.facts.stack import Stack
-from ridgeline.graph.build import Model
-from ridgeline.graph.ops import Block, FloatArray, FusedAttention
+from ridgeline.graph.activations import activation_bytes, gradient_bytes, largest_matrix, working_bytes
+from ridgeline.graph.model import Model
+from ridgeline.graph.ops import FloatArray, Gemm, Size, Stream
 from ridgeline.graph.parallel.pp import Stages
+from ridgeline.graph.parameters import Parameters, parameters
 from ridgeline.graph.shape import Shape
+
+__all__ = ["KINDS", "Parameters", "memory_by_kind", "parameters"]
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "buffers", "reserve")
 
 
 @dataclass(frozen=True, slots=True)
-class Parameters:
-    """Parameters on one chip: dense ones are sharded over the data axis, experts over what is left of it."""
+class _Moment:
+    """Bytes of one candidate for the peak ``[4, plans]``."""
 
-    dense: FloatArray  # [4, plans]
-    expert: FloatArray
-    trained: FloatArray  # share of the dense ones that has gradients
-    trained_expert: FloatArray
-    largest_layer: FloatArray  # [plans], dense and expert parameters of the largest layer, before sharding
-    dense_shards: FloatArray  # [plans]
-    expert_shards: FloatArray
+    activations: FloatArray
+    logits: FloatArray
+    buffers: FloatArray
 
-
-def parameters(
-    model: Model, shape: Shape, codes: IntArray, stages: Stages, plan: Plan | PlanGrid, tied: bool
-) -> Parameters:
-    """Parameters per chip of each stage class."""
-    tp, ep = shape.tp, shape.ep * shape.etp
-
-    def dense(block: Block) -> FloatArray:
-        return (block.weights.sharded / tp + block.weights.replicated)[codes]  # type: ignore[no-any-return]
-
-    def expert(block: Block) -> FloatArray:
-        return (block.weights.expert / ep)[codes]  # type: ignore[no-any-return]
-
-    per_layer = np.stack([dense(block) for block in model.layers])[:, None]
-    per_expert = np.stack([expert(block) for block in model.layers])[:, None]
-    n_dense = (stages.layers * per_layer).sum(axis=0)
-    n_expert = (stages.layers * per_expert).sum(axis=0)
-    n_dense = n_dense + stages.embedding * dense(model.embedding)
-    head = dense(model.head)
-    if tied:  # the last stage keeps a copy of the embedding
-        away = (stages.head - stages.embedding * stages.head) * dense(model.embedding)
-        n_dense = n_dense + stages.head * head + away
-    else:
-        n_dense = n_dense + stages.head * head
-    if model.mtp:
-        n_dense = n_dense + stages.head * (dense(model.mtp) + per_layer[-1])
-        n_expert = n_expert + stages.head * per_expert[-1]
-    shards = np.asarray(plan.dp * plan.cp / plan.replicas, dtype=np.float64)
-    share = max(block.weights.trained for block in model.layers)
-    ones = np.ones_like(n_dense)
-    spread = np.asarray(plan.tp * plan.cp * plan.dp / (plan.ep * plan.etp * plan.replicas), dtype=np.float64)
-    return Parameters(
-        dense=n_dense,
-        expert=n_expert,
-        trained=share * ones,
-        trained_expert=share * ones,
-        largest_layer=(per_layer + per_expert).max(axis=0)[0],
-        dense_shards=np.maximum(shards, 1.0) * ones[0],
-        expert_shards=np.maximum(spread, 1.0) * ones[0],
-    )
-
-
-def activation_bytes(block: Block, shape: Shape, recompute: str) -> FloatArray:
-    """Bytes of one layer and micro-batch kept between forward and backward ``[shapes]``."""
-    if recompute == "full":
-        return np.broadcast_to(np.asarray(block.input_bytes, dtype=np.float64), shape.tp.shape)
-    kept = np.zeros_like(shape.tp)
-    for op in block.ops:
-        if recompute == "selective" and op.selective and not isinstance(op, FusedAttention):
-            continue
-        kept = kept + op.saved
-    return kept
+    @property
+    def live(self) -> FloatArray:
+        return self.activations + self.logits + self.buffers
 
 
 def memory_by_kind(
@@ -100,63 +55,172 @@ def memory_by_kind(
     in_flight: FloatArray,
     parameter_copies: float,
 ) -> dict[str, FloatArray]:
-    """Peak bytes per kind ``[4, plans]``; ``in_flight`` is in micro-batches of a whole stage ``[4, plans]``."""
-    d, e = params.dense * parameter_copies, params.expert * parameter_copies
-    ds, es = params.dense_shards, params.expert_shards
-    zero = plan.zero
-    grad_bytes = recipe.grad_bytes if stack.grad_fp32 else min(recipe.grad_bytes, 2.0)
-    state_bytes = recipe.master_bytes + recipe.moment_bytes
-    td, te = d * params.trained, e * params.trained_expert
-
-    weights = (d / ds + e / es if zero == 3 else d + e) * recipe.weight_bytes
-    gradients = (td / ds + te / es if zero >= 2 else td + te) * grad_bytes
-    optimizer = (td / ds + te / es if zero >= 1 else td + te) * state_bytes
-    buffers = np.zeros_like(d)
-    if zero == 3:
-        # two layers are gathered at a time, their gradients not yet reduced
-        if not plan.fsdp_reshard:
-            weights = weights + (d + e) * recipe.gather_bytes
-        buffers = buffers + 2.0 * params.largest_layer * (recipe.gather_bytes + 2.0 * params.trained)
-    if plan.offload_optimizer:
-        optimizer = np.zeros_like(optimizer)
-
-    activations, working = _activations(model, shape, codes, stages, plan, in_flight)
-    if plan.offload_activations:
-        activations = activations * 0.0 + 2.0 * activations / np.maximum(
-            in_flight * stages.layers.sum(axis=0), 1.0
-        )
-    sequence = np.asarray(2.0 * model.layers[0].input_bytes * shape.sequence_split)[codes]
-    buffers = buffers + np.where(np.asarray(plan.tp) > 1, sequence, 0.0)
-    logits = stages.head * activation_bytes(model.head, shape, "none")[codes]
-    embedded = stages.embedding * activation_bytes(model.embedding, shape, "none")[codes]
-    live = activations + working + embedded + logits + buffers
-    reserve = stack.reserve + stack.fragmentation * live
+    """Peak bytes per kind ``[4, plans]``; ``in_flight`` counts micro-batches of a whole stage, same shape."""
+    weights, gradients, optimizer = _states(stages, plan, params, stack, recipe, parameter_copies)
+    moments = _moments(model, shape, codes, stages, plan, params, stack, recipe, in_flight)
+    peak = moments[0]
+    for other in moments[1:]:
+        later = other.live > peak.live
+        peak = _Moment(*(np.where(later, getattr(other, kind), getattr(peak, kind)) for kind in KINDS[3:6]))
+    reserve = stack.reserve + stack.fragmentation * peak.live
     exists = stages.number > 0
-    parts = (weights, gradients, optimizer, activations + working + embedded, logits, buffers, reserve)
+    parts = (weights, gradients, optimizer, peak.activations, peak.logits, peak.buffers, reserve)
     return {kind: np.where(exists, part, 0.0) for kind, part in zip(KINDS, parts, strict=True)}
 
 
-def _activations(
-    model: Model, shape: Shape, codes: IntArray, stages: Stages, plan: Plan | PlanGrid, in_flight: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Kept activations, and the working set of the one layer that is computed again ``[4, plans]``."""
+def _states(
+    stages: Stages,
+    plan: Plan | PlanGrid,
+    params: Parameters,
+    stack: Stack,
+    recipe: Recipe,
+    copies: float,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Weights, gradients and optimizer state of one chip.
 
-    def per_layer(recompute: str) -> FloatArray:
-        return np.stack([activation_bytes(block, shape, recompute)[codes] for block in model.layers])[:, None]
+    ZeRO (arXiv:1910.02054, fig. 1): stage 1 shards the optimizer, 2 the gradients, 3 the weights. Under a
+    pipeline stage 3 gathers once a step and reduces after the last micro-batch: gathered weights and whole
+    gradients stay.
+    """
+    d, e = params.dense * copies, params.expert * copies
+    ds, es = params.dense_shards, params.expert_shards
+    td, te = d * params.trained, e * params.trained_expert
+    grad_bytes = recipe.grad_bytes if stack.grad_fp32 else min(recipe.grad_bytes, 2.0)
+    state_bytes = recipe.master_bytes + recipe.moment_bytes
+    # a frozen matrix has no master copy to be made from: it is stored once, in the format it is multiplied in
+    frozen = min(recipe.weight_bytes, recipe.saved_linear_bytes)
+    share = td / np.maximum(d, 1.0)
+    dense_bytes = np.where(share < 0.5, frozen, recipe.weight_bytes)
+    expert_bytes = np.where(params.trained_expert < 0.5, frozen, recipe.weight_bytes)
 
-    layers = stages.layers
-    full_saved = per_layer("none") if plan.recompute != "selective" else per_layer("selective")
-    if plan.recompute == "full":
-        inputs = per_layer("full")
-        total = layers.sum(axis=0)
-        chosen = np.asarray(plan.recompute_layers, dtype=np.float64)
-        share = np.where(chosen < 0, 1.0, np.minimum(chosen / np.maximum(total, 1e-9), 1.0))
-        kept = (layers * (share * inputs + (1.0 - share) * full_saved)).sum(axis=0) * in_flight
-        working = np.broadcast_to(full_saved.max(axis=0), kept.shape) * (share > 0)
+    if plan.zero == 3:
+        weights = d / ds * dense_bytes + e / es * expert_bytes
+        if not plan.fsdp_reshard:
+            weights = weights + (d + e) * recipe.gather_bytes
     else:
-        kept = (layers * full_saved).sum(axis=0) * in_flight
-        working = np.zeros_like(kept)
+        weights = d * dense_bytes + e * expert_bytes
+    sharded = td / ds + te / es
+    gradients = (sharded if plan.zero >= 2 else td + te) * grad_bytes
+    if plan.zero == 3:
+        gradients = gradients + np.where(np.asarray(plan.pp) > 1, (td + te) * grad_bytes, 0.0)
+    optimizer = (sharded if plan.zero >= 1 else td + te) * state_bytes
+    if plan.offload_optimizer:
+        optimizer = np.zeros_like(optimizer)
+    return weights, gradients, optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Bytes of operators looked up for each plan: sizes of a sharded model have one value for each shape."""
+
+    count: int
+    codes: IntArray
+
+    def __call__(self, *sizes: Size) -> FloatArray:
+        """Floats or ``[shapes]`` -> ``[sizes, plans]``."""
+        table = np.empty((len(sizes), self.count))
+        for row, size in enumerate(sizes):
+            table[row] = size
+        return table[:, self.codes]
+
+
+def _moments(
+    model: Model,
+    shape: Shape,
+    codes: IntArray,
+    stages: Stages,
+    plan: Plan | PlanGrid,
+    params: Parameters,
+    stack: Stack,
+    recipe: Recipe,
+    in_flight: FloatArray,
+) -> tuple[_Moment, ...]:
+    """What comes and goes at each candidate for the peak."""
+    sizes = _Sizes(shape.tp.size, codes)
+    kept, again = _kept(model, stages, plan, sizes, in_flight)
+    standing, passing = _buffers(model, shape, plan, params, stack, recipe, sizes)
+    working = sizes(*(working_bytes(block) for block in model.layers)).max(axis=0)
+    loss, head = _loss_and_output(model)
+    softmax, made, inputs, gradient, output_work, output_gradient = sizes(
+        loss.saved,
+        loss.transient,
+        activation_bytes(model.head, "none") - loss.saved,
+        2.0 * head.m * head.n,
+        4.0 * head.m * head.k,
+        gradient_bytes(model.head),
+    )
+    # a prediction depth has a loss of its own, and its softmax waits beside the first
+    waiting = softmax if model.mtp else np.zeros_like(softmax)
+    here = stages.head
+    return (
+        _Moment(kept + again + working, np.zeros_like(kept), standing + passing),
+        _Moment(kept + here * inputs, here * (softmax + waiting + made), standing),
+        _Moment(
+            kept + here * (inputs + output_work),
+            here * (gradient + waiting),
+            standing + here * output_gradient,
+        ),
+    )
+
+
+def _kept(
+    model: Model, stages: Stages, plan: Plan | PlanGrid, sizes: _Sizes, in_flight: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Activations that wait for their backward ``[4, plans]``, and those of a layer that is computed again."""
+    layers = stages.layers
+    policy = "selective" if plan.recompute == "selective" else "none"
+    saved = sizes(*(activation_bytes(block, policy) for block in model.layers))
+    each, again = saved[:, None], np.zeros_like(in_flight)
+    if plan.recompute == "full":
+        inputs = sizes(*(block.input_bytes for block in model.layers))
+        chosen = np.asarray(plan.recompute_layers, dtype=np.float64)
+        share = np.minimum(chosen / np.maximum(layers.sum(axis=0), 1e-9), 1.0)
+        share = np.where(chosen < 0, 1.0, share)
+        each = share * inputs[:, None] + (1.0 - share) * saved[:, None]
+        again = np.where(share > 0.0, saved.max(axis=0), 0.0)
+    # offloaded: two layers' worth is on the chip, the rest is at the host or on its way
+    held = 2.0 / np.maximum(layers.sum(axis=0), 1.0) if plan.offload_activations else in_flight
+    kept = (layers * each).sum(axis=0) * held
+    kept = kept + stages.embedding * sizes(activation_bytes(model.embedding, "none"))[0] * in_flight
     if model.mtp:
-        extra = stages.head * (full_saved[-1] + activation_bytes(model.mtp, shape, "none")[codes])
-        kept = kept + extra
-    return kept, working
+        kept = kept + stages.head * (saved[-1] + sizes(activation_bytes(model.mtp, policy))[0])
+    return kept, again
+
+
+def _buffers(
+    model: Model,
+    shape: Shape,
+    plan: Plan | PlanGrid,
+    params: Parameters,
+    stack: Stack,
+    recipe: Recipe,
+    sizes: _Sizes,
+) -> tuple[FloatArray, FloatArray]:
+    """Bytes beside states and activations ``[4, plans]``: always there, and under the backward of a layer.
+
+    Tensor parallelism keeps a buffer for one gathered sequence. Megatron keeps a placeholder for each
+    matrix shape while gradients go straight into the gradient buffer. With ZeRO stage 3 two units are
+    gathered at a time, and the gradient of one and its copy that is being reduced are there: FSDP's unit is
+    a layer, with embedding and head gathered throughout; compilers and DeepSpeed go matrix by matrix.
+    """
+    sequence = sizes(model.layers[0].input_bytes * shape.sequence_split)[0]
+    standing = np.where(np.asarray(plan.tp) > 1, sequence, 0.0) + np.zeros_like(params.dense)
+    passing = np.zeros_like(params.dense)
+    if plan.zero < 3:
+        handed = sizes(*(gradient_bytes(block) for block in model.layers)).max(axis=0)
+        return standing + handed, passing
+    unit, root = params.largest_layer, params.ends
+    if stack.framework != "fsdp":
+        unit = sizes(*(largest_matrix(block) for block in model.layers)).max(axis=0)
+        root = passing
+    if plan.fsdp_reshard:
+        standing = standing + (root + 2.0 * unit) * recipe.gather_bytes
+    return standing, unit * params.trained * (2.0 + recipe.grad_reduce_bytes)
+
+
+def _loss_and_output(model: Model) -> tuple[Stream, Gemm]:
+    """The loss and the output layer of the head block."""
+    loss, head = model.head.ops[-1], model.head.ops[-2]
+    assert isinstance(loss, Stream)
+    assert isinstance(head, Gemm)
+    return loss, head

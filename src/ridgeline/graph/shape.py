@@ -6,11 +6,14 @@ A grid of a million plans has a few hundred shapes: operators are timed once per
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ridgeline.facts.plan import IntArray, Plan, PlanGrid
 from ridgeline.graph.ops import FloatArray
+
+AXES = ("tp", "cp", "ep", "etp", "micro_batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +32,20 @@ class Shape:
         """By how much tokens outside tensor-parallel regions are divided."""
         return self.tp if self.sequence_parallel else np.ones_like(self.tp)
 
+    def at(self, index: int) -> Shape:
+        """One shape as plain floats: passes then make floats, which cost a tenth of arrays of one element."""
+        one: dict[str, Any] = {name: float(getattr(self, name)[index]) for name in AXES}
+        return Shape(**one, sequence_parallel=self.sequence_parallel)
+
 
 def shapes_of(grid: Plan | PlanGrid) -> tuple[Shape, IntArray]:
     """The distinct shapes of ``grid`` and, for each plan, the code of its shape (int64 ``[plans]``)."""
-    axes = [
-        np.atleast_1d(np.asarray(getattr(grid, name))) for name in ("tp", "cp", "ep", "etp", "micro_batch")
-    ]
+    axes = [np.atleast_1d(np.asarray(getattr(grid, name))) for name in AXES]
     if axes[0].size == 1:
         picked = axes
         codes = np.zeros(1, dtype=np.int64)
     else:
-        # degrees are small: mixed-radix keys keep np.unique on one integer column, and a bincount-sized table
+        # degrees are small: mixed-radix keys keep codes on one integer column, and a bincount-sized table
         # avoids sorting a million rows
         key = np.zeros(axes[0].size, dtype=np.int64)
         span = 1

@@ -1,4 +1,6 @@
-"""Data axis: a rank works on ``micro_batch`` sequences at a time. Gradients are reduced once per step (see sim)."""
+"""Data axis: a rank works on ``micro_batch`` sequences at a time. Gradients are reduced once per step (see
+sim).
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,18 @@ def apply(block: Block, shape: Shape) -> Block:
 
 def _scale(op: Op, b: Size) -> Op:
     if isinstance(op, FusedAttention):
-        scaled = change(op, batch=op.batch * b, saved=op.saved * b)
-    elif isinstance(op, Gemm):
-        saved = op.saved * b
-        scaled = (
-            change(op, m=op.m * b, saved=saved) if op.weight else change(op, batch=op.batch * b, saved=saved)
-        )
-    else:
-        scaled = change(
-            op,
-            forward_bytes=op.forward_bytes * b,
-            backward_bytes=op.backward_bytes * b,
-            saved=op.saved * b,
-        )
-    return scaled  # type: ignore[no-any-return]
+        return change(op, batch=op.batch * b, saved=op.saved * b)
+    if isinstance(op, Gemm):
+        saved, saved_out = op.saved * b, op.saved_out * b
+        if op.weight:
+            return change(op, m=op.m * b, saved=saved, saved_out=saved_out)
+        return change(op, batch=op.batch * b, saved=saved, saved_out=saved_out)
+    return change(
+        op,
+        forward_bytes=op.forward_bytes * b,
+        backward_bytes=op.backward_bytes * b,
+        saved=op.saved * b,
+        transient=op.transient * b,
+        exchange=op.exchange * b,
+        partial=op.partial * b,
+    )

@@ -1,47 +1,63 @@
 """Expert axis: routed experts are spread over ``ep`` ranks (and each is divided by ``etp``).
 
-Tokens travel to their experts and back: dispatch and combine, forward and backward. Routing is taken as balanced:
-a rank receives as many rows as it sends. Imbalance enters as a factor on time, labelled bound.
+Tokens travel to their experts and back: dispatch and combine, forward and backward. Routing is taken as
+balanced: a rank receives as many rows as it sends. With ``etp`` every row goes to all ranks of its expert.
+Imbalance enters as a factor on time, labelled bound.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ridgeline.graph.ops import EXPERT, Block, Gemm, Message, Op, Size, Stream, change
+from ridgeline.graph.ops import EXPERT, Block, Gemm, Message, Op, Stream, change
 from ridgeline.graph.shape import Shape
 
 
 def apply(block: Block, shape: Shape) -> Block:
     """Divide experts by ``ep`` and their features by ``etp``; add dispatch and combine."""
-    experts = [op for op in block.ops if isinstance(op, Gemm) and op.split == EXPERT]
-    if not experts:
+    if not np.any(block.weights.expert):
         return block
-    fc1 = experts[0]
-    sent = 2.0 * fc1.m * fc1.k  # rows of this rank, every choice of the router counted [byte]
+    ops = tuple(_divide(op, shape) for op in block.ops)
+    experts = [op for op in ops if isinstance(op, Gemm) and op.split == EXPERT]
+    first, last = experts[0], experts[-1]
     messages = list(block.messages)
-    if np.any(shape.ep * shape.etp > 1.0):
-        for phase in ("forward", "backward"):
-            for name, near in (("dispatch", fc1.name), ("combine", experts[-1].name)):
-                messages.append(
-                    Message(
-                        name, "ep", "all_to_all", sent, phase, near, copies=fc1.copies, node_limit=fc1.node_limit
-                    )
+    for phase in ("forward", "backward"):
+        for name, size, near in (
+            ("dispatch", 2.0 * first.m * first.k, first.name),
+            ("combine", 2.0 * last.m * last.n, last.name),
+        ):
+            messages.append(
+                Message(
+                    name,
+                    "ep",
+                    "all_to_all",
+                    size,
+                    phase,
+                    near,
+                    copies=first.copies,
+                    node_limit=first.node_limit,
                 )
-    return change(block, ops=tuple(_divide(op, shape) for op in block.ops), messages=tuple(messages))  # type: ignore[no-any-return]
+            )
+    held = block.weights
+    return change(
+        block,
+        ops=ops,
+        messages=tuple(messages),
+        weights=change(held, expert=held.expert / (shape.ep * shape.etp)),
+    )
 
 
 def _divide(op: Op, shape: Shape) -> Op:
+    """Rows of all ``etp`` ranks meet on each: hidden-wide work repeats, feature-wide work is divided."""
     if isinstance(op, Gemm) and op.split == EXPERT:
-        n: Size = op.n
-        k: Size = op.k
-        if op.name.endswith("fc1"):
-            n = op.n / shape.etp
-        else:
-            k = op.k / shape.etp
-        return change(op, m=op.m * shape.etp, n=n, k=k, groups=op.groups / shape.ep)  # type: ignore[no-any-return]
-    if isinstance(op, Stream) and op.split == EXPERT:
-        # etp ranks work on the same rows: hidden-wide streams repeat, feature-wide ones are divided
-        by = 1.0 if "activation" in op.name else 1.0 / shape.etp
-        return change(op, forward_bytes=op.forward_bytes / by, backward_bytes=op.backward_bytes / by)  # type: ignore[no-any-return]
+        rows, groups, etp = op.m * shape.etp, op.groups / shape.ep, shape.etp
+        if op.divides == "n":
+            return change(op, m=rows, n=op.n / etp, groups=groups, saved=op.saved * etp)
+        return change(op, m=rows, k=op.k / etp, groups=groups)
+    if isinstance(op, Stream) and op.split == EXPERT and not op.divides:
+        return change(
+            op,
+            forward_bytes=op.forward_bytes * shape.etp,
+            backward_bytes=op.backward_bytes * shape.etp,
+        )
     return op

@@ -1,0 +1,162 @@
+"""Legality: the rules that a plan must keep to fit the model, the job and the machine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.facts.architecture import (
+    Architecture,
+    Attention,
+    LatentAttention,
+    LinearAttention,
+    Moe,
+    StateSpace,
+)
+from ridgeline.facts.chip import Cluster
+from ridgeline.facts.plan import SCHEDULES, Plan, PlanGrid
+from ridgeline.facts.scenario import Scenario
+from ridgeline.facts.workload import TrainingJob
+
+
+class PlanError(ValueError):
+    """The degrees do not fit the model, the job or the machine; the message says which and what would."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One condition of a legal plan: ``broken`` is True where a plan violates it."""
+
+    name: str
+    broken: NDArray[np.bool_]
+    message: str
+
+
+def rules(
+    arch: Architecture,
+    job: TrainingJob,
+    cluster: Cluster,
+    num_chips: int,
+    plan: Plan | PlanGrid,
+    *,
+    cross_domain_tp: bool = False,
+) -> list[Rule]:
+    """Every rule of legality for one plan or a grid ``[plans]``."""
+    p = plan
+    per_pass = np.asarray(p.dp) * p.micro_batch
+    m = job.batch / per_pass
+    domain = cluster.tiers[0].size or num_chips
+    layers, chunks = arch.num_layers, np.asarray(p.pp) * p.vpp
+    moe = [layer.mlp for layer in arch.layers if isinstance(layer.mlp, Moe)]
+    experts = math.gcd(*(mlp.experts for mlp in moe)) if moe else 1
+    return [
+        Rule("chips", np.asarray(p.chips) != num_chips, f"tp x cp x pp x dp must be {num_chips} chips"),
+        Rule("batch", job.batch % per_pass != 0, f"batch {job.batch} must divide by dp x micro-batch"),
+        Rule(
+            "tp domain",
+            (np.asarray(p.tp) > domain) & (not cross_domain_tp),
+            f"tp spans several scale-up domains of {domain} chips; choose {_divisors(domain)}",
+        ),
+        Rule("heads", _heads_broken(arch, np.asarray(p.tp)), f"tp must divide the {_head_text(arch)}"),
+        Rule(
+            "layers",
+            _short(layers, chunks, np.asarray(p.pp)),
+            f"{layers} layers do not fill pp x vpp chunks (at most a layer may be missing at each end)",
+        ),
+        Rule(
+            "sequence",
+            job.seq % (np.asarray(p.cp) * np.where(np.asarray(p.cp) > 1, 2, 1) * p.tp) != 0,
+            f"sequence {job.seq} must divide by 2 x cp x tp",
+        ),
+        Rule("vpp", (np.asarray(p.vpp) > 1) & (np.asarray(p.pp) == 1), "vpp needs pp > 1"),
+        Rule(
+            "interleaving",
+            (np.asarray(p.vpp) > 1) & (np.round(m) % np.asarray(p.pp) != 0),
+            "interleaved schedules need micro-batches that divide by pp",
+        ),
+        Rule("experts", experts % (np.asarray(p.ep)) != 0, f"ep must divide the {experts} experts"),
+        Rule(
+            "expert ranks",
+            (np.asarray(p.tp) * p.cp * p.dp) % (np.asarray(p.ep) * p.etp) != 0,
+            "ep x etp must divide tp x cp x dp",
+        ),
+        Rule("replicas", np.asarray(p.dp) % p.replicas != 0, "replicas must divide dp"),
+    ]
+
+
+def check_plan(scenario: Scenario, *, strict: bool = False) -> None:
+    """Raise PlanError with every broken rule of a one-plan scenario.
+
+    ``strict`` also holds a plan to divisibility that real runs sometimes relax (uneven layers, odd batches).
+    """
+    plan = scenario.plan
+    assert isinstance(plan, Plan)
+    problems = []
+    for name in ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "micro_batch", "replicas"):
+        if getattr(plan, name) < 1:
+            problems.append(f"{name} = {getattr(plan, name)} must be at least 1")
+    if plan.schedule not in SCHEDULES:
+        problems.append(f"schedule = '{plan.schedule}' is unknown; choices: {', '.join(SCHEDULES)}")
+    if problems:
+        raise PlanError("; ".join(problems))
+    relaxed = () if strict else ("layers", "heads", "tp domain", "interleaving", "sequence", "batch")
+    for rule in rules(scenario.architecture, scenario.job, scenario.cluster, scenario.num_chips, plan):
+        if bool(np.any(rule.broken)) and rule.name not in relaxed:
+            problems.append(f"{rule.message} (got {_got(plan)})")
+    if scenario.job.batch < plan.dp * plan.micro_batch:
+        problems.append(
+            f"batch = {scenario.job.batch} is less than dp x micro-batch = {plan.dp * plan.micro_batch}"
+        )
+    if problems:
+        raise PlanError("; ".join(problems))
+
+
+def _got(plan: Plan) -> str:
+    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "micro_batch")
+    return ", ".join(f"{name} {getattr(plan, name)}" for name in names)
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)
+
+
+def _heads(arch: Architecture) -> list[int]:
+    """Heads of every mixer that tensor parallelism must divide."""
+    heads = []
+    for layer in arch.layers:
+        match layer.mixer:
+            case Attention() | LatentAttention() | StateSpace():
+                heads.append(layer.mixer.heads)
+            case LinearAttention():
+                heads += [layer.mixer.k_heads, layer.mixer.v_heads]
+            case None:
+                pass
+    return heads
+
+
+def _heads_broken(arch: Architecture, tp: NDArray[np.int64]) -> NDArray[np.bool_]:
+    broken = np.zeros(tp.shape, dtype=bool)
+    for heads in _heads(arch):
+        broken |= heads % tp != 0
+    for layer in arch.layers:
+        if isinstance(layer.mixer, Attention):  # key-value heads are split, or copied evenly
+            kv = layer.mixer.kv_heads
+            broken |= (kv % tp != 0) & (tp % kv != 0)
+    return broken
+
+
+def _head_text(arch: Architecture) -> str:
+    kv = sorted({layer.mixer.kv_heads for layer in arch.layers if isinstance(layer.mixer, Attention)})
+    text = f"{'/'.join(str(h) for h in sorted(set(_heads(arch))))} heads"
+    return text + (f" (and divide into {'/'.join(map(str, kv))} key-value heads)" if kv else "")
+
+
+def _short(layers: int, chunks: NDArray[Any], pp: NDArray[Any]) -> Any:
+    """Layers fill the chunks, but for one layer missing at each end (where embedding and head sit)."""
+    per_chunk = -(-layers // chunks)
+    missing = per_chunk * chunks - layers
+    return (missing > 2) | (chunks > layers + 2) | ((missing > 0) & (pp == 1))
