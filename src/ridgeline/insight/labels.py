@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ridgeline.facts.architecture import Moe
 from ridgeline.facts.observation import Label
 from ridgeline.facts.plan import Plan
 from ridgeline.facts.scenario import Scenario
@@ -18,7 +19,7 @@ def labels_of(scenario: Scenario) -> dict[str, str]:
     if scenario.stack.attention == "flash":
         # the backward pass of attention has no measured table: its share is taken from papers
         labels["attention"] = worst(resolve(kernels.attention, recipe.attention)[1], Label.TRANSFERRED)
-    if plan.ep > 1:
+    if any(isinstance(layer.mlp, Moe) for layer in scenario.architecture.layers):
         labels["experts"] = worst(resolve(kernels.grouped, recipe.linear)[1], Label.BOUND)
     if plan.chips > 1:
         inside = [fit.provenance.label for fit in links.scale_up.values()]
