@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ridgeline.facts.plan import SCHEDULES
 from ridgeline.sim.schedule import (
+    BLOCK,
     gather_window_s,
     hidden_gather_s,
     hidden_reduction_s,
@@ -19,9 +20,9 @@ from ridgeline.sim.schedule import (
 )
 from ridgeline.sim.stage_costs import (
     StageCosts,
-    at_stage,
-    before_stage,
-    busiest,
+    above,
+    class_rows,
+    class_stages,
     expand,
     stage_class,
     stage_counts,
@@ -200,6 +201,52 @@ def test_grid_equals_scalar(schedule: str, overlapped: bool) -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
+def test_long_grid_equals_its_parts(schedule: str) -> None:
+    rng = np.random.default_rng(8)
+    n = 2 * BLOCK + 50
+    pp, vpp, m = rng.integers(1, 9, n), rng.integers(1, 4, n), rng.integers(1, 30, n)
+    forward, grad, weight = rng.uniform(0.5, 1.5, (3, 4, n))
+    whole = pipeline_seconds(
+        schedule,
+        StageCosts(forward_s=forward, input_grad_s=grad, weight_grad_s=weight, send_s=0.1),
+        m,
+        pp,
+        vpp,
+    )
+    for part in (slice(0, 70), slice(BLOCK - 30, BLOCK + 30), slice(2 * BLOCK - 30, n)):
+        costs = StageCosts(
+            forward_s=forward[:, part],
+            input_grad_s=grad[:, part],
+            weight_grad_s=weight[:, part],
+            send_s=0.1,
+        )
+        times = pipeline_seconds(schedule, costs, m[part], pp[part], vpp[part])
+        assert np.array_equal(whole.total_s[part], times.total_s)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_one_cost_serves_many_degrees(schedule: str) -> None:
+    """Costs [4] with degrees [plans], and costs [4, plans] with a plain pp."""
+    costs = uniform(1.0, 1.2, 0.8, 0.03)
+    wide = StageCosts(
+        forward_s=np.full((4, 3), 1.0),
+        input_grad_s=np.full((4, 3), 1.2),
+        weight_grad_s=np.full((4, 3), 0.8),
+        send_s=0.03,
+    )
+    m, pp = np.array([8, 8, 8]), np.array([1, 4, 8])
+    times = pipeline_seconds(schedule, costs, m, pp, 2)
+    for i in range(3):
+        degree = int(pp[i])
+        alone = pipeline_seconds(schedule, costs, 8, degree, 2)
+        assert times.total_s[i] == alone.total_s == pipeline_seconds(schedule, wide, 8, degree, 2).total_s[i]
+        for form in (reduction_window_s, gather_window_s):
+            window = form(schedule, costs, 8, degree, 2)
+            assert np.array_equal(form(schedule, costs, m, pp, 2)[:, i], window)
+            assert np.array_equal(form(schedule, wide, 8, degree, 2)[:, i], window)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_parts_add_up(schedule: str) -> None:
     costs = StageCosts(
         forward_s=np.array([1.0, 1.1, 1.2, 1.4]),
@@ -288,11 +335,11 @@ def test_stage_classes() -> None:
     values = np.array([1.0, 20.0, 300.0, 4000.0])
     for pp in range(1, 8):
         stages = expand(values, pp)
-        assert float(busiest(values, pp)) == stages.max()
-        for stage in range(pp + 1):
-            assert float(before_stage(values, stage, pp)) == stages[:stage].sum()
-            if stage < pp:
-                assert float(at_stage(values, stage, pp)) == stages[stage]
+        rows, index = class_rows(values, pp), class_stages(pp)
+        assert rows.max() == stages.max()
+        for row, sum_above, stage in zip(rows, above(rows, index), index, strict=True):
+            assert row == stages[int(stage)]
+            assert sum_above == stages[: int(stage)].sum()
 
 
 def test_unknown_schedule_names_the_choices() -> None:

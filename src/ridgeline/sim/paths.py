@@ -7,130 +7,237 @@ with the detours through the stages below it that happen while the pipeline fill
 
 gpipe, 1f1b, interleaved, zb-h1, zb-h2 are lower bounds (each is the length of a real path), exact
 for equal stages; zb-v and dualpipe are exact for equal stages, else an estimate from mean stage costs.
+
+A detour's length is a term of the stage where it turns minus a term of the home stage, so the longest one is
+a running maximum over homes, not a search over pairs. Arrays are float64; their last two axes are *cases* (sends
+taking no time, sends taking theirs; one row where both are the same) and plans.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ridgeline.sim.stage_costs import FloatArray, IntArray, at_stage, before_stage, busiest
+from ridgeline.sim.stage_costs import FIRST, LAST, MIDDLE, SECOND, FloatArray, above, class_stages
+
+# Stages that can rule, in order: between them every path length is convex in the stage index.
+HOMES = np.array([FIRST, SECOND, MIDDLE, MIDDLE, LAST])  # the first and the last of the middle ones
+UPPER, LOWER = np.triu_indices(len(HOMES), 1)  # pairs of homes, ordered by the upper one
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Seconds of one micro-batch per stage class [4, plans], and of a hand-over that keeps no stage busy."""
+    """What a makespan depends on."""
 
-    forward: FloatArray
-    grad: FloatArray  # input gradient
-    weight: FloatArray
-    latency: FloatArray
+    rows: FloatArray  # [3, 4, cases, plans]: F, B, W of one micro-batch on each stage class, see `class_rows`
+    latency: FloatArray  # [cases, plans]: a hand-over that keeps no stage busy
+    m: FloatArray  # [plans]
+    pp: FloatArray
+    vpp: FloatArray
 
     @property
-    def fused(self) -> Pass:
-        """Both gradients in one pass."""
-        return Pass(self.forward, self.grad + self.weight, np.zeros_like(self.weight), self.latency)
+    def fused(self) -> FloatArray:
+        """Forward, and both gradients in one pass [2, 4, cases, plans]."""
+        rows = self.rows[:2].copy()
+        rows[1] += self.rows[2]
+        return rows
+
+    def choose(self, plans: NDArray[np.bool_]) -> Pass:
+        """Some of the plans."""
+        kept = np.flatnonzero(plans)
+        scalars = (values.take(kept, axis=-1) for values in (self.latency, self.m, self.pp, self.vpp))
+        return Pass(self.rows.take(kept, axis=-1), *scalars)
 
 
-def makespan(
-    schedule: str, costs: Pass, m: IntArray, pp: IntArray, vpp: IntArray
-) -> tuple[FloatArray, FloatArray]:
-    """Makespan, and the longest time from first to last operation of any single stage."""
+def makespan(schedule: str, costs: Pass) -> tuple[FloatArray, FloatArray]:
+    """Makespan, and the longest time from first to last operation of any single stage -> two [cases, plans]."""
     if schedule == "gpipe":
-        total = _gpipe(costs, m, pp)
+        total = _gpipe(costs)
     elif schedule == "1f1b":
-        total = _ramps(costs.fused, m, pp, depth=1, debt=0)
+        total = _ramps(costs)
     elif schedule == "interleaved":
-        plain = _ramps(costs.fused, m, pp, depth=1, debt=0) if np.any(vpp == 1) else np.zeros(())
-        total = np.where(vpp > 1, _interleaved(costs.fused, m, pp, vpp), plain)
+        total = _interleaved(costs)
     elif schedule == "zb-v":
-        return _zero_bubble_v(costs, m, pp)
+        return _zero_bubble_v(costs)
     elif schedule == "dualpipe":
-        total = _dualpipe(costs, m, pp)
+        total = _dualpipe(costs)
     else:
         depth = 1 if schedule == "zb-h1" else 2
-        total = _ramps(costs, m, pp, depth=depth, debt=depth)
-        return total, total - _skew(costs, pp, depth)
+        total = _zero_bubble(costs, depth)
+        return total, total - _skew(costs, depth)
     return total, total
 
 
-def _gpipe(costs: Pass, m: IntArray, pp: IntArray) -> FloatArray:
-    """Two flow shops, forwards down, backwards up: ``sum F + (m - 1) max F + sum B + (m - 1) max B``."""
-    total = 2 * (pp - 1) * costs.latency
-    for values in (costs.forward, costs.grad + costs.weight):
-        total = total + before_stage(values, pp, pp) + (m - 1) * busiest(values, pp)
+def _top(values: FloatArray) -> FloatArray:
+    """Largest row [stages, ...] -> [...]."""
+    largest: FloatArray = np.maximum.reduce(values, axis=0)
+    return largest
+
+
+def _best_above(values: FloatArray) -> FloatArray:
+    """Largest of this stage and those before it [..., stages, cases, plans]."""
+    best = np.empty(values.shape)
+    best[..., 0, :, :] = values[..., 0, :, :]
+    for i in range(1, values.shape[-3]):
+        np.maximum(values[..., i, :, :], best[..., i - 1, :, :], out=best[..., i, :, :])
+    return best
+
+
+def _best_below(values: FloatArray) -> FloatArray:
+    """Largest of this stage and those behind it [..., stages, cases, plans]."""
+    best = np.empty(values.shape)
+    best[..., -1, :, :] = values[..., -1, :, :]
+    for i in range(values.shape[-3] - 2, -1, -1):
+        np.maximum(values[..., i, :, :], best[..., i + 1, :, :], out=best[..., i, :, :])
+    return best
+
+
+def _homes(pp: FloatArray) -> FloatArray:
+    """Index of the home stages [5, 1, plans]."""
+    stages = class_stages(pp)[HOMES]
+    np.maximum(stages[2], pp - 2.0, out=stages[3])
+    homes: FloatArray = stages[:, None]
+    return homes
+
+
+def _whole(rows: FloatArray, pp: FloatArray) -> FloatArray:
+    """Sum over all stages [phases, 4, cases, plans] -> [phases, cases, plans]."""
+    classes = rows.swapaxes(0, 1)
+    total: FloatArray = above(classes, class_stages(pp)[:, None, None])[LAST] + classes[LAST]
     return total
 
 
-def _homes(pp: IntArray) -> list[IntArray]:
-    """Stages that can rule, in order: between them every path length is convex in the stage index."""
-    third = np.minimum(2, pp - 1)
-    return [np.zeros_like(pp), np.minimum(1, pp - 1), third, np.maximum(pp - 2, third), pp - 1]
+def _gpipe(costs: Pass) -> FloatArray:
+    """Two flow shops, forwards down, backwards up: ``sum F + (m - 1) max F + sum B + (m - 1) max B``."""
+    rows = costs.fused
+    way = _whole(rows, costs.pp) + (costs.m - 1.0) * _top(rows.swapaxes(0, 1))
+    total: FloatArray = way[0] + way[1] + 2.0 * (costs.pp - 1.0) * costs.latency
+    return total
 
 
-def _ramps(costs: Pass, m: IntArray, pp: IntArray, *, depth: int, debt: int) -> FloatArray:
-    """Longest path of the 1F1B family (1f1b, zb-h1, zb-h2) -> [plans].
+def _ramps(costs: Pass) -> FloatArray:
+    """Longest path of 1f1b -> [cases, plans].
 
-    Stage k runs ``w_k = depth (pp - 1 - k)`` forwards before it alternates and still owes ``D_k = debt k``
-    weight gradients when the last micro-batch comes back. With F, B, W at home stage k and s the send
-    latency:
+    Stage k runs ``w_k = pp - 1 - k`` forwards before it alternates. With F, B (both gradients) and c = F + B
+    at home stage k and s the send latency:
+
+        T = max_k  sum_{i<k} (c_i + 2 s) + m c_k + start_k + middle_k + end_k
+        start_k  = max_d sum_{k<i<=d} (c_i + 2 s) + w_d max_{i<=d} F_i - w_k F_k
+        end_k    = max_d sum_{k<i<=d} (c_i + 2 s) + w_d max_{i<=d} B_i - w_k B_k
+        middle_k = as often as fits, max_d sum_{k<i<=d} (c_i + 2 s) - (w_k - w_d) c_k
+
+    start: until the first backward is back; end: until the last is; middle: what sends add in between. A
+    slower stage above can hold up the first forwards, hence the maximum over ``i <= d``.
+    """
+    home, at = _homes(costs.pp), costs.fused[:, HOMES]
+    cycle = at[0] + at[1]
+    into = above(cycle, home) + 2.0 * home * costs.latency
+    trip = into + cycle
+    warm = np.minimum(costs.pp - 1.0 - home, costs.m - 1.0)
+    ramps = _best_below(trip + warm * _best_above(at)) - (trip + warm * at)
+    return _top(into + costs.m * cycle + _around(costs, ramps, trip, warm, cycle, cycle, 1))
+
+
+def _zero_bubble(costs: Pass, depth: int) -> FloatArray:
+    """Longest path of zb-h1 (depth 1) and zb-h2 (depth 2) -> [cases, plans].
+
+    As `_ramps`, with ``w_k = depth (pp - 1 - k)`` and trips of F and B alone; stage k still owes ``D_k =
+    depth k`` weight gradients W when the last micro-batch comes back:
 
         T = max_k  sum_{i<k} (F_i + s) + m c_k + start_k + middle_k + end_k + leave_k
-        start_k  = max_d sum_{k<i<=d} (F_i + B_i + 2 s) + w_d max_{i<=d} F_i - w_k F_k
         end_k    = max_d sum_{k<i<=d} (F_i + B_i + 2 s) + w_d (B_d + W_d) - w_k (B_k + W_k)
-        middle_k = as often as fits, max_d sum_{k<i<=d} (F_i + B_i + 2 s) - (w_k - w_d) c_k
         leave_k  = max_{e<=k} sum_{e<=i<k} (B_i + s) + (D_e + 1) W_e - (D_k + 1) W_k
 
-    start: until the first backward is back; end: until the last is; middle: what sends add in between; leave:
-    the drain and the weight gradients left over.
+    leave: the drain and the weight gradients left over.
     """
-    chain, cycle = costs.forward + costs.grad, costs.forward + costs.grad + costs.weight
-    back = costs.grad + costs.weight
-    homes = _homes(pp)
-    sums = [before_stage(chain, home, pp) for home in homes]
-    at = [
-        [at_stage(values, home, pp) for home in homes]
-        for values in (chain, costs.forward, back, cycle, costs.weight)
-    ]
-    warm = [np.minimum(depth * (pp - 1 - home), m - 1) for home in homes]
-    owed = [np.clip(debt * home, 0, np.maximum(m - 1 - w, 0)) for home, w in zip(homes, warm, strict=True)]
-    up = [before_stage(costs.grad, home, pp) for home in homes]
-    widest = list(accumulate(at[1], np.maximum))  # a slower forward above can hold up the first ones
-    longest = at[2] if debt else list(accumulate(at[2], np.maximum))
-    total = np.zeros(())
-    for k, home in enumerate(homes):
-        start = end = middle = leave = np.zeros(())
-        spare = m - 2 - warm[k]  # micro-batches between the trip of the first and that of the last
-        for d in range(k, len(homes)):
-            trip = sums[d] + at[0][d] - sums[k] - at[0][k] + 2 * (homes[d] - home) * costs.latency
-            start = np.maximum(start, trip + warm[d] * widest[d] - warm[k] * at[1][k])
-            end = np.maximum(end, trip + warm[d] * longest[d] - warm[k] * at[2][k])
-            length = warm[k] - warm[d] + 1
-            gain = (trip - (length - 1) * at[3][k]) * (np.maximum(spare, 0) // length)
-            below = np.maximum(spare % length - 1, 0) // depth  # a shorter trip uses up what is left
-            short = before_stage(chain, home + below + 1, pp) - sums[k] - at[0][k]
-            short = short + below * (2 * costs.latency - depth * at[3][k])
-            middle = np.maximum(middle, gain + np.maximum(short, 0.0))
-        for e in range(k + 1):
-            rest = up[k] - up[e] + (home - homes[e]) * costs.latency
-            leave = np.maximum(leave, rest + (owed[e] + 1) * at[4][e] - (owed[k] + 1) * at[4][k])
-        ramps = np.where(spare >= 0, start + end + middle, np.maximum(start, end))
-        into = before_stage(costs.forward, home, pp) + home * costs.latency
-        total = np.maximum(total, into + m * at[3][k] + ramps + leave)
+    home, at = _homes(costs.pp), costs.rows[:, HOMES]
+    forward, grad, weight = at
+    wait = home * costs.latency
+    into, back = above(forward, home), above(grad, home)
+    chain = forward + grad
+    cycle = chain + weight
+    trip = into + back + chain + 2.0 * wait
+    warm = np.minimum(depth * (costs.pp - 1.0 - home), costs.m - 1.0)
+    pair = np.stack((forward, grad + weight))
+    most = np.stack((_best_above(forward), pair[1]))
+    ramps = _best_below(trip + warm * most) - (trip + warm * pair)
+    owed = np.minimum(depth * home, costs.m - 1.0 - warm)
+    left = (owed + 1.0) * weight - back - wait
+    total = into + wait + costs.m * cycle + (_best_above(left) - left)
+    return _top(total + _around(costs, ramps, trip, warm, chain, cycle, depth))
+
+
+def _around(
+    costs: Pass,
+    ramps: FloatArray,
+    trip: FloatArray,
+    warm: FloatArray,
+    chain: FloatArray,
+    cycle: FloatArray,
+    depth: int,
+) -> FloatArray:
+    """start + middle + end per home stage [5, cases, plans]; the longer ramp where they are one."""
+    spare = costs.m - 2.0 - warm  # micro-batches between the trip of the first and that of the last
+    start, end = ramps
+    around = start + end
+    if costs.latency.any():  # it is sends that make trips longer than the work of the busiest stage
+        loud = costs.latency[-1]
+        around[:-1, -1] += _middle(
+            spare[:, 0], trip[:, -1], warm[:, 0], chain[:, -1], cycle[:, -1], loud, depth
+        )
+    chosen: FloatArray = np.where(spare >= 0.0, around, np.maximum(start, end))
+    return chosen
+
+
+def _middle(
+    spare: FloatArray,
+    trip: FloatArray,
+    warm: FloatArray,
+    chain: FloatArray,
+    cycle: FloatArray,
+    latency: FloatArray,
+    depth: int,
+) -> FloatArray:
+    """What trips to stages below add in steady state, as often as they fit [5, plans] -> [4, plans]."""
+    extra, own = warm[UPPER] - warm[LOWER], cycle[UPPER]
+    fits = np.maximum(spare, 0.0)[UPPER]
+    times = np.floor(fits / (extra + 1.0))
+    gain = (trip[LOWER] - trip[UPPER] - extra * own) * times
+    rest = fits - times * (extra + 1.0)
+    below = np.maximum(rest - 1.0, 0.0)  # a shorter trip uses up what is left
+    if depth > 1:
+        below = np.floor(below / depth)
+    short = below * (chain[2] + 2.0 * latency - depth * own)
+    short[:4] += np.minimum(below[:4], 1.0) * (chain[1] - chain[2])
+    gain += np.maximum(short, 0.0)
+    np.maximum(gain, 0.0, out=gain)
+    return np.stack((_top(gain[:4]), _top(gain[4:7]), _top(gain[7:9]), gain[9]))
+
+
+def _skew(costs: Pass, depth: int) -> FloatArray:
+    """What zb-h1 (depth 1) and zb-h2 (depth 2) lose if all stages wait for the last; mean stage costs."""
+    f, b, w = _whole(costs.rows, costs.pp) / costs.pp  # [cases, plans]
+    own = np.maximum(np.maximum(b - (depth - 1) * f, f + b - depth * w), 0.0)
+    return np.asarray((costs.pp - 1.0) * np.maximum(f - own, 0.0), dtype=np.float64)
+
+
+def _interleaved(costs: Pass) -> FloatArray:
+    """Interleaved 1F1B; plans of one chunk are plain 1F1B -> [cases, plans]."""
+    several = costs.vpp > 1.0
+    many = several & (costs.m > costs.pp)
+    total = np.empty(np.broadcast_shapes(costs.rows.shape[2:], costs.latency.shape))
+    for plans, form in ((many, _groups), (several & ~many, _one_group), (~several, _ramps)):
+        if plans.all():
+            return form(costs)
+        if plans.any():
+            total[:, plans] = form(costs.choose(plans))
     return total
 
 
-def _skew(costs: Pass, pp: IntArray, depth: int) -> FloatArray:
-    """What zb-h1 (depth 1) and zb-h2 (depth 2) lose if all stages wait for the last; mean stage costs."""
-    f, b, w = (before_stage(values, pp, pp) / pp for values in (costs.forward, costs.grad, costs.weight))
-    own = np.maximum(np.maximum(b - (depth - 1) * f, f + b - depth * w), 0.0)
-    return np.asarray((pp - 1) * np.maximum(f - own, 0.0), dtype=np.float64)
-
-
-def _interleaved(costs: Pass, m: IntArray, pp: IntArray, vpp: IntArray) -> FloatArray:
-    """Longest path of interleaved 1F1B with at least two chunks -> [plans].
+def _groups(costs: Pass) -> FloatArray:
+    """Longest path of interleaved 1F1B with at least two chunks and ``m > pp`` -> [cases, plans].
 
     Stage k runs ``2 w_k + (vpp - 1) pp`` chunk forwards before it alternates, ``w_k = pp - 1 - k``. With f, b
     and t = f + b those of one chunk at home stage k:
@@ -140,108 +247,116 @@ def _interleaved(costs: Pass, m: IntArray, pp: IntArray, vpp: IntArray) -> Float
         first_k = max_d sum_{k<i<=d} (t_i + 2 s) + 2 w_d max_{i<=d} f_i - 2 w_k f_k, until the first backward
         last_k  = the same with b for f, from the last forward
 
-    or, where it is longer, a `_round` instead of first or last; and when ``m = pp``, all one round trip,
+    or, where it is longer, a `_rounds` instead of first or last.
+    """
+    m, pp = costs.m, costs.pp
+    home, at = _homes(pp), (costs.fused / costs.vpp)[:, HOMES]
+    warm = 2.0 * (pp - 1.0 - home)
+    total, trip, whole = _steady(costs, home, at)
+    first, last = _best_below(trip + warm * _best_above(at)) - (trip + warm * at)
+    fill, drain = np.maximum(whole + _rounds(home, at, warm, pp), 0.0)
+    longer = np.maximum(fill + last[:-1], first[:-1] + drain)
+    longer = np.maximum(longer, (m > 2.0 * pp) * (fill + drain))  # two of them need three groups
+    ramps = first + last
+    np.maximum(ramps[:-1], longer, out=ramps[:-1])
+    return _top(total + ramps)
+
+
+def _one_group(costs: Pass) -> FloatArray:
+    """Longest path of interleaved 1F1B with at least two chunks and ``m = pp`` -> [cases, plans].
+
+    As `_groups`, but all is one round trip: the top stages have no steady state between first and last, and
 
         joint_k = max_d sum_{k<i<d} t_i + pp t_d - (pp - 1) t_k + 2 (d - k) s
     """
-    f, b = costs.forward / vpp, (costs.grad + costs.weight) / vpp
-    t, s = f + b, costs.latency
-    homes = _homes(pp)
-    sums = [before_stage(t, home, pp) for home in homes]
-    at_f, at_b, at_t = ([at_stage(values, home, pp) for home in homes] for values in (f, b, t))
-    most_f, most_b = list(accumulate(at_f, np.maximum)), list(accumulate(at_b, np.maximum))
-    all_f, all_b = before_stage(f, pp, pp), before_stage(b, pp, pp)
-    warm = [np.minimum(2 * (pp - 1 - home), np.where(m > pp, 2 * pp, pp - 1)) for home in homes]
-    total = np.zeros(())
-    for k, home in enumerate(homes):
-        first = last = joint = np.zeros(())
-        fill, drain = np.full((), -np.inf), np.full((), -np.inf)
-        for d in range(k, len(homes)):
-            trip = sums[d] + at_t[d] - sums[k] - at_t[k] + 2 * (homes[d] - home) * s
-            first = np.maximum(first, trip + warm[d] * most_f[d] - warm[k] * at_f[k])
-            last = np.maximum(last, trip + warm[d] * most_b[d] - warm[k] * at_b[k])
-            joint = np.maximum(joint, trip + (pp - 1) * (at_t[d] - at_t[k]))
-            below = homes[d] > home
-            fill = np.maximum(fill, np.where(below, _round(all_f, at_f, at_b, warm, k, d, pp) + pp * s, 0.0))
-            drain = np.maximum(
-                drain, np.where(below, _round(all_b, at_b, at_f, warm, k, d, pp) + pp * s, 0.0)
-            )
-        single = np.maximum(np.where(warm[k] < pp - 1, first + last, np.maximum(first, last)), joint)
-        ramps = np.where(m > pp, first + last, single)
-        rounds = np.maximum(fill + last, first + drain)  # two rounds need three groups of micro-batches
-        rounds = np.maximum(rounds, np.where(m > 2 * pp, fill + drain, rounds))
-        ramps = np.maximum(ramps, np.where(m > pp, rounds, ramps))
-        loops = np.maximum(all_f + pp * (s - at_f[k]), 0.0) + np.maximum(all_b + pp * (s - at_b[k]), 0.0)
-        into = sums[k] + 2 * home * s
-        total = np.maximum(total, into + m * vpp * at_t[k] + (vpp - 1) * loops + ramps)
-    return total
+    pp = costs.pp
+    home, at = _homes(pp), (costs.fused / costs.vpp)[:, HOMES]
+    warm = np.minimum(2.0 * (pp - 1.0 - home), pp - 1.0)
+    total, trip, _ = _steady(costs, home, at)
+    first, last = _best_below(trip + warm * _best_above(at)) - (trip + warm * at)
+    ramps = np.where(warm < pp - 1.0, first + last, np.maximum(first, last))
+    turn = trip + (pp - 1.0) * (at[0] + at[1])
+    return _top(total + np.maximum(ramps, _best_below(turn) - turn))
 
 
-def _round(
-    whole: FloatArray,
-    go: list[FloatArray],
-    come: list[FloatArray],
-    warm: list[IntArray],
-    k: int,
-    d: int,
-    pp: IntArray,
-) -> FloatArray:
-    """Gain over staying on stage k: down to d with the first of the last chunk, ``pp`` chunks of work there,
-    then into the next group at the top. ``go`` are forwards when filling and backwards when draining (the
-    mirror image).
+def _steady(costs: Pass, home: FloatArray, at: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Time without first and last [5, cases, plans]; round trip down to a home stage, its own work included
+    [5, cases, plans]; forward and backward of a chunk through all stages [2, 1, cases, plans].
     """
-    there = (pp + 1) * go[d] + np.maximum(pp - warm[d], 0) * come[d]
-    skipped = (2 * pp - 1) * go[k] + np.maximum(2 * pp - warm[k], 0) * come[k]
-    gain: FloatArray = whole - go[k] - go[d] + there - skipped
+    ahead = above(at.swapaxes(0, 1), home[:, None])
+    whole = (ahead[-1] + at[:, -1] + costs.pp * costs.latency)[:, None]
+    loops = np.maximum(whole - costs.pp * at, 0.0)
+    into = ahead[:, 0] + ahead[:, 1] + 2.0 * home * costs.latency
+    t = at[0] + at[1]
+    total = into + costs.m * costs.vpp * t + (costs.vpp - 1.0) * (loops[0] + loops[1])
+    return total, into + t, whole
+
+
+def _rounds(home: FloatArray, at: FloatArray, warm: FloatArray, pp: FloatArray) -> FloatArray:
+    """Gain over staying on a home stage while filling and while draining, but for a chunk's way through all
+    stages [2, 4, cases, plans].
+
+    Down to a stage below with the first of the last chunk, ``pp`` chunks of work there, then into the next
+    group at the top; draining is the mirror image, backwards for forwards. The last home has none below.
+    """
+    come = at[::-1]
+    there = pp * at[:, 1:] + np.maximum(pp - warm[1:], 0.0) * come[:, 1:]
+    there += np.where(home[1:] > home[:-1], 0.0, -np.inf)  # only stages that exist
+    skipped = 2.0 * pp * at[:, :-1] + np.maximum(2.0 * pp - warm[:-1], 0.0) * come[:, :-1]
+    gain: FloatArray = _best_below(there) - skipped
     return gain
 
 
-def _zero_bubble_v(costs: Pass, m: IntArray, pp: IntArray) -> tuple[FloatArray, FloatArray]:
-    """Makespan and span of one stage for zb-v: ``m max_i c_i`` and a ramp of mean stage costs -> two [plans].
+def _zero_bubble_v(costs: Pass) -> tuple[FloatArray, FloatArray]:
+    """Makespan and span of one stage for zb-v: ``m max_i c_i`` and a ramp of mean stage costs.
 
     The ramp is the largest of the linear forms in F, B, W below, the critical paths of the order of
     `order.order` found by differentiating its exact timeline; sends are exposed ``5 pp - 7`` times (both ways
     along the V, and once more where it fills). Exact for equal stages and ``m >= 2 pp - 1``.
     """
-    f, b, w = (before_stage(values, pp, pp) / pp for values in (costs.forward, costs.grad, costs.weight))
-    q, h = pp - 1, pp / 2 - 1
+    pp = costs.pp
+    f, b, w = _whole(costs.rows, pp) / pp
+    q, h = pp - 1.0, pp / 2.0 - 1.0
     shared = (q * (b - w), (q - 0.5) * f + 0.5 * b - q * w, q * f - (q + 0.5) * w)
     makespan = (
-        q * b / 2,
-        b / 2 + h * w,
-        f / 2 + h * w,
+        q * b / 2.0,
+        b / 2.0 + h * w,
+        f / 2.0 + h * w,
         (q - 0.5) * f - h * b,
-        q * f - (q * b + w) / 2,
+        q * f - (q * b + w) / 2.0,
     )
     span = (
-        q * (b - f) / 2,
-        (b - q * f) / 2 + h * w,
+        q * (b - f) / 2.0,
+        (b - q * f) / 2.0 + h * w,
         h * (w - f),
         h * (f - b),
-        q * (f - (b + w) / 2),
+        q * (f - (b + w) / 2.0),
     )
-    busy = m * busiest(costs.forward + costs.grad + costs.weight, pp)
-    sends = np.where(pp > 1, np.maximum(5 * pp - 7, 0), 0) * costs.latency
-    many = pp > 1
-    total = busy + np.where(
-        many, np.maximum(np.max(np.stack(np.broadcast_arrays(*shared, *makespan)), axis=0), 0.0), 0.0
-    )
-    own = busy + np.where(
-        many, np.maximum(np.max(np.stack(np.broadcast_arrays(*shared, *span)), axis=0), 0.0), 0.0
-    )
-    return total + sends, own + sends
+    both = _top(np.stack(shared))
+    many = pp > 1.0
+    sends = many * np.maximum(5.0 * pp - 7.0, 0.0) * costs.latency
+    busy = costs.m * busiest("zb-v", costs.rows, pp) + sends
+    total = busy + many * np.maximum(np.maximum(_top(np.stack(makespan)), both), 0.0)
+    own = busy + many * np.maximum(np.maximum(_top(np.stack(span)), both), 0.0)
+    return total, own
 
 
-def mirrored(values: FloatArray, pp: IntArray) -> FloatArray:
-    """Mean of each stage and its mirror image [4, plans]: what a dualpipe rank holds, one of each copy."""
-    pairs = []
-    for home in (np.zeros_like(pp), np.minimum(1, pp - 1), np.minimum(2, pp - 1), pp - 1):
-        pairs.append((at_stage(values, home, pp) + at_stage(values, pp - 1 - home, pp)) / 2)
-    pairs_s: FloatArray = np.stack(np.broadcast_arrays(*pairs))
-    return pairs_s
+def busiest(schedule: str, rows: FloatArray, pp: FloatArray) -> FloatArray:
+    """Seconds of one micro-batch on the busiest stage [cases, plans].
+
+    A dualpipe rank holds two stages, one of each copy of the model: the mean of a stage and its mirror image.
+    """
+    cycle = rows[0] + rows[1] + rows[2]
+    if schedule != "dualpipe":
+        return _top(cycle)
+    ends = (cycle[FIRST] + cycle[LAST]) / 2.0
+    next_to_end = (cycle[SECOND] + np.where(pp > 3.0, cycle[MIDDLE], cycle[SECOND])) / 2.0
+    inner = np.where(pp > 2.0, next_to_end, ends)
+    top: FloatArray = np.maximum(np.maximum(ends, inner), np.where(pp > 4.0, cycle[MIDDLE], ends))
+    return top
 
 
-def _dualpipe(costs: Pass, m: IntArray, pp: IntArray) -> FloatArray:
+def _dualpipe(costs: Pass) -> FloatArray:
     """DualPipe (2412.19437 figure 5): ``m max c + max(2 n F, (n - 1) F + n B) + n max(0, B - W)``, n = pp / 2
     - 1.
 
@@ -249,8 +364,10 @@ def _dualpipe(costs: Pass, m: IntArray, pp: IntArray) -> FloatArray:
     because a stage holds pp + 1 of them and their trip through all stages is longer by two sends a stage.
     Exact for equal stages and no sends, pp even and m >= 2 pp.
     """
-    f, b, w = (before_stage(values, pp, pp) / pp for values in (costs.forward, costs.grad, costs.weight))
-    n = np.maximum(pp / 2 - 1, 0.0)
-    ramp = np.maximum(2 * n * f, (n - 1) * f + n * b) + n * np.maximum(b - w, 0.0)
-    busy = m * busiest(mirrored(costs.forward + costs.grad + costs.weight, pp), pp)
-    return busy + np.where(pp > 1, np.maximum(ramp, 0.0) + (m * (pp - 1) / pp + 3 * n) * costs.latency, 0.0)
+    m, pp = costs.m, costs.pp
+    f, b, w = _whole(costs.rows, pp) / pp
+    n = np.maximum(pp / 2.0 - 1.0, 0.0)
+    ramp = np.maximum(2.0 * n * f, (n - 1.0) * f + n * b) + n * np.maximum(b - w, 0.0)
+    sends = (m * (pp - 1.0) / pp + 3.0 * n) * costs.latency
+    total: FloatArray = m * busiest("dualpipe", costs.rows, pp) + (pp > 1.0) * (np.maximum(ramp, 0.0) + sends)
+    return total

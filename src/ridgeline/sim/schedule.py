@@ -17,21 +17,16 @@ and the tests hold the two together.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from ridgeline.facts.plan import SCHEDULES
-from ridgeline.sim.paths import Pass, makespan, mirrored
-from ridgeline.sim.stage_costs import (
-    Degree,
-    FloatArray,
-    IntArray,
-    StageCosts,
-    at_stage,
-    before_stage,
-    busiest,
-)
+from ridgeline.sim.paths import Pass, busiest, makespan
+from ridgeline.sim.stage_costs import MIDDLE, Degree, FloatArray, StageCosts, above, class_rows, class_stages
+
+BLOCK = 1024  # plans evaluated together, so that what is in use stays in the cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,40 +53,67 @@ def pipeline_seconds(
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule: {schedule!r} is unknown, choose one of {', '.join(SCHEDULES)}")
-    m = np.asarray(num_micro_batches, dtype=np.int64)
-    degree = np.asarray(pp, dtype=np.int64)
-    chunks = np.asarray(vpp, dtype=np.int64)
-    plain = Pass(costs.forward_s, costs.input_grad_s, costs.weight_grad_s, np.zeros(()))
-    busy = m * busiest(mirrored(costs.stage_s, degree) if schedule == "dualpipe" else costs.stage_s, degree)
-    quiet, span = makespan(schedule, plain, m, degree, chunks)
-    quiet = np.maximum(quiet, busy)
-    loud = quiet
-    if np.any(costs.send_s):
-        sending = _with_sends(schedule, costs, degree, chunks)
-        loud = np.maximum(makespan(schedule, sending, m, degree, chunks)[0], quiet)
+    phases = (costs.forward_s, costs.input_grad_s, costs.weight_grad_s)
+    shape = np.broadcast(*(values[0] for values in phases), costs.send_s, num_micro_batches, pp, vpp).shape
+    num_plans = math.prod(shape)
+    stages = np.empty((3, 4, *shape))
+    for i, values in enumerate(phases):
+        missing = 1 + len(shape) - values.ndim
+        stages[i] = values.reshape(4, *(1,) * missing, *values.shape[1:]) if missing else values
+    stages = stages.reshape(3, 4, 1, num_plans)
+    scalars = np.empty((4, *shape))
+    scalars[0], scalars[1], scalars[2], scalars[3] = costs.send_s, num_micro_batches, pp, vpp
+    scalars = scalars.reshape(4, num_plans)
+    times = np.empty((5, num_plans))
+    block = 2 * BLOCK if schedule == "interleaved" else BLOCK  # interleaved splits it by kinds of plans
+    for start in range(0, num_plans, block):
+        part = slice(start, start + block)
+        times[:, part] = _times(schedule, Pass(stages[..., part], *scalars[:, part]), costs.send_overlapped)
+    total, busy, bubble, exposed_send, skew = times.reshape(5, *shape)
     return PipelineTimes(
-        total_s=busy + (quiet - busy) + (loud - quiet),
-        busy_s=busy,
-        bubble_s=quiet - busy,
-        exposed_send_s=loud - quiet,
-        skew_s=np.maximum(quiet - np.maximum(span, busy), 0.0),
+        total_s=total, busy_s=busy, bubble_s=bubble, exposed_send_s=exposed_send, skew_s=skew
     )
 
 
-def _with_sends(schedule: str, costs: StageCosts, pp: IntArray, vpp: IntArray) -> Pass:
-    """Overlapped sends are latency between stages; others keep the sender busy at every chunk boundary."""
-    send = np.where(pp > 1, np.asarray(costs.send_s, dtype=np.float64), 0.0)
-    forward, grad, weight = costs.forward_s, costs.input_grad_s, costs.weight_grad_s
-    if costs.send_overlapped:
-        return Pass(forward, grad, weight, send)
-    chunks = vpp if schedule == "interleaved" else np.ones_like(pp)
-    inner = 2 * chunks if schedule == "zb-v" else chunks
+def _times(schedule: str, plain: Pass, overlapped: bool) -> FloatArray:
+    """Rows of `PipelineTimes` [5, plans]; ``plain`` has class values as given and the time of a send."""
+    several = plain.pp > 1.0
+    rows = class_rows(plain.rows.swapaxes(0, 1), plain.pp).swapaxes(0, 1)
+    busy = plain.m * busiest(schedule, rows, plain.pp)[0]
+    times = np.zeros((5, busy.size))
+    times[0] = times[1] = busy
+    if several.any():
+        send = several * plain.latency
+        costs = _with_and_without(schedule, Pass(rows, send[None], plain.m, plain.pp, plain.vpp), overlapped)
+        total, span = makespan(schedule, costs)
+        times[2] = several * np.maximum(total[0] - busy, 0.0)
+        quiet = busy + times[2]
+        times[3] = several * np.maximum(total[-1] - quiet, 0.0)
+        times[0] = quiet + times[3]
+        times[4] = several * np.maximum(quiet - np.maximum(span[0], busy), 0.0)
+    return times
+
+
+def _with_and_without(schedule: str, costs: Pass, overlapped: bool) -> Pass:
+    """Two cases of all plans, sends taking no time and sends taking theirs; one where no plan sends.
+
+    Overlapped sends are latency between stages; others keep the sender busy at every chunk boundary.
+    """
+    send = costs.latency
+    if not send.any():
+        return costs
+    if overlapped:
+        latency = np.concatenate((np.zeros_like(send), send))
+        return Pass(costs.rows, latency, costs.m, costs.pp, costs.vpp)
+    one = np.ones_like(costs.pp)
+    chunks = costs.vpp if schedule == "interleaved" else one
+    inner = 2.0 * chunks if schedule == "zb-v" else chunks
     # The first slice sends no gradient, the last no activation; at the tip of a V both stay at home.
-    ends = np.ones_like(pp) if schedule == "zb-v" else chunks - 1
-    down = np.stack(np.broadcast_arrays(chunks, inner, inner, ends))
-    up = np.stack(np.broadcast_arrays(ends, inner, inner, chunks))
-    grow = (slice(None),) + (None,) * max(0, send.ndim - forward.ndim + 1)
-    return Pass(forward[grow] + down * send, grad[grow] + up * send, weight[grow] + 0.0 * send, np.zeros(()))
+    ends = one if schedule == "zb-v" else chunks - 1.0
+    sends = np.stack(((chunks, ends), (inner, inner), (inner, inner), (ends, chunks)))
+    rows = np.concatenate((costs.rows, costs.rows), axis=2)
+    rows[:2, :, 1] += class_rows(sends, costs.pp).swapaxes(0, 1) * send
+    return Pass(rows, np.zeros_like(send), costs.m, costs.pp, costs.vpp)
 
 
 def parameter_copies(schedule: str) -> int:
@@ -114,30 +136,21 @@ def in_flight(schedule: str, num_micro_batches: Degree, pp: Degree, vpp: Degree 
         zb-v         min(m, pp)                                      2401.10241 section 6
         dualpipe     min(m, pp + 1), next to two copies of the parameters (2412.19437 table 2)
     """
-    m = np.asarray(num_micro_batches, dtype=np.int64)
-    degree, chunks = np.asarray(pp, dtype=np.int64), np.asarray(vpp, dtype=np.int64)
-    m, degree, chunks = np.broadcast_arrays(m, degree, chunks)
-    stage = _class_stages(degree)
-    below = degree - 1 - stage
-    limits: dict[str, FloatArray] = {
-        "gpipe": m + 0.0 * stage,
-        "1f1b": np.asarray(below + 1, dtype=np.float64),
-        "interleaved": np.where(chunks > 1, (2 * below + (chunks - 1) * degree + 1) / chunks, below + 1.0),
-        "zb-h1": degree + 0.0 * stage,
-        "zb-h2": 2 * degree - 1 + 0.0 * stage,
-        "zb-v": degree + 0.0 * stage,
-        "dualpipe": degree + 1 + 0.0 * stage,
-    }
-    if schedule not in limits:
+    if schedule not in SCHEDULES:
         raise ValueError(f"schedule: {schedule!r} is unknown, choose one of {', '.join(SCHEDULES)}")
-    held: FloatArray = np.minimum(m, limits[schedule])
-    return held if schedule == "gpipe" else np.where(degree > 1, held, 1.0).astype(np.float64)
-
-
-def _class_stages(pp: IntArray) -> IntArray:
-    """Index of the first stage of each class [4, plans]; a class a short pipeline lacks: the nearest."""
-    first = np.zeros_like(pp)
-    return np.stack([first, np.minimum(first + 1, pp - 1), np.minimum(first + 2, pp - 1), pp - 1])
+    m, degree, chunks = (np.asarray(n, dtype=np.float64) for n in (num_micro_batches, pp, vpp))
+    shape = np.broadcast_shapes(m.shape, degree.shape, chunks.shape)
+    if schedule == "gpipe":
+        return np.zeros((4, *shape)) + m
+    if schedule in ("1f1b", "interleaved"):
+        limit = np.broadcast_to(degree, shape) - class_stages(np.broadcast_to(degree, shape))
+        if schedule == "interleaved":
+            several = (2.0 * limit - 1.0 + (chunks - 1.0) * degree) / chunks
+            limit = np.where(chunks > 1.0, several, limit)
+    else:
+        whole = {"zb-h2": 2.0 * degree - 1.0, "dualpipe": degree + 1.0}.get(schedule, degree)
+        limit = np.zeros((4, *shape)) + whole
+    return np.where(degree > 1.0, np.minimum(m, limit), 1.0)
 
 
 def reduction_window_s(
@@ -199,73 +212,69 @@ def hidden_gather_s(
     return _hidden(gather_s, *_gathering(schedule, costs, pp, vpp), _chunks(schedule, vpp))
 
 
-def _hidden(seconds: FloatArray, window: FloatArray, edge: FloatArray, chunks: IntArray) -> FloatArray:
+def _hidden(seconds: FloatArray, window: FloatArray, edge: FloatArray, chunks: FloatArray) -> FloatArray:
     late = np.maximum(np.maximum(seconds - window, seconds / chunks - edge), 0.0)
     return seconds - late
 
 
-def _chunks(schedule: str, vpp: Degree) -> IntArray:
+def _chunks(schedule: str, vpp: Degree) -> FloatArray:
     if schedule == "interleaved":
-        return np.asarray(vpp, dtype=np.int64)
-    return np.asarray(2 if schedule in ("zb-v", "dualpipe") else 1, dtype=np.int64)
+        return np.asarray(vpp, dtype=np.float64)
+    return np.asarray(2.0 if schedule in ("zb-v", "dualpipe") else 1.0)
+
+
+def _degrees(costs: StageCosts, pp: Degree, chunks: FloatArray) -> FloatArray:
+    """``pp`` for every plan of the costs."""
+    degree = np.asarray(pp, dtype=np.float64)
+    return np.broadcast_to(degree, np.broadcast_shapes(costs.forward_s.shape[1:], degree.shape, chunks.shape))
 
 
 def _reduction(schedule: str, costs: StageCosts, pp: Degree, vpp: Degree) -> tuple[FloatArray, FloatArray]:
     """Window of all chunks and of the last one [4, plans]."""
-    degree = np.asarray(pp, dtype=np.int64)
     chunks = _chunks(schedule, vpp)
-    stage = _class_stages(degree)
-    grad = _per_class(costs.input_grad_s, stage, degree)
-    weight = _per_class(costs.weight_grad_s, stage, degree)
-    back = grad + weight
+    degree = _degrees(costs, pp, chunks)
+    stage = class_stages(degree)
+    back = class_rows(costs.input_grad_s + costs.weight_grad_s, degree)
     if schedule in ("gpipe", "1f1b", "interleaved"):
-        one = back / chunks
-        slack = _above(costs.input_grad_s + costs.weight_grad_s, stage, degree) / chunks
-        last = one + slack
-        window = (chunks - 1) * degree * one + last
-    elif schedule == "zb-v":
-        last = weight / 2
-        window = last + np.where(stage == 0, degree * back, stage * weight) / 2
-    elif schedule == "dualpipe":
-        end = _to_nearer_end(stage, degree)
-        last = weight
-        window = last + (degree / 2 - end) * weight + np.maximum(degree / 2 - 2 * end, 0.0) * grad
+        last = (back + above(back, stage)) / chunks
+        if schedule != "interleaved":
+            return last, last
+        window = last + (chunks - 1.0) * degree / chunks * back
     else:
+        weight = class_rows(costs.weight_grad_s, degree)
         last = window = weight
-    alone = degree == 1
+        if schedule == "zb-v":
+            last = weight / 2.0
+            window = last + np.where(stage == 0.0, degree * back, stage * weight) / 2.0
+        elif schedule == "dualpipe":
+            left = degree / 2.0 - _to_nearer_end(stage, degree)
+            grad = class_rows(costs.input_grad_s, degree)
+            window = last + left * weight + np.maximum(2.0 * left - degree / 2.0, 0.0) * grad
+    alone = degree == 1.0
     return np.where(alone, back, window), np.where(alone, back, last)
 
 
 def _gathering(schedule: str, costs: StageCosts, pp: Degree, vpp: Degree) -> tuple[FloatArray, FloatArray]:
     """Window of all chunks and of the first one [4, plans]."""
-    degree = np.asarray(pp, dtype=np.int64)
     chunks = _chunks(schedule, vpp)
-    stage = _class_stages(degree)
-    forward = _per_class(costs.forward_s, stage, degree)
+    degree = _degrees(costs, pp, chunks)
+    stage = class_stages(degree)
+    forward = class_rows(costs.forward_s, degree)
     if schedule == "dualpipe":
         end = _to_nearer_end(stage, degree)
-        first, window = (end + 1) * forward, (degree - end) * forward
+        first, window = (end + 1.0) * forward, (degree - end) * forward
     else:
-        one = forward / chunks
-        wait = _above(costs.forward_s, stage, degree) / chunks
-        first = one + wait
-        later = 2 * (degree - stage) - 1 if schedule == "zb-v" else (chunks - 1) * degree
-        window = first + later * one
-    alone = degree == 1
+        first = (forward + above(forward, stage)) / chunks
+        if schedule not in ("interleaved", "zb-v"):
+            return first, first
+        later = 2.0 * (degree - stage) - 1.0 if schedule == "zb-v" else (chunks - 1.0) * degree
+        window = first + later / chunks * forward
+    alone = degree == 1.0
     return np.where(alone, forward, window), np.where(alone, forward, first)
 
 
-def _per_class(values: FloatArray, stage: IntArray, pp: IntArray) -> FloatArray:
-    """Stage values [4, plans], classes a short pipeline lacks filled in from the nearest stage."""
-    return np.stack([at_stage(values, index, pp) for index in stage])
-
-
-def _above(values: FloatArray, stage: IntArray, pp: IntArray) -> FloatArray:
-    """``sum of values over the stages above`` [4, plans]."""
-    return np.stack(np.broadcast_arrays(*[before_stage(values, index, pp) for index in stage]))
-
-
-def _to_nearer_end(stage: IntArray, pp: IntArray) -> IntArray:
+def _to_nearer_end(stage: FloatArray, pp: FloatArray) -> FloatArray:
     """Distance to the nearer end [4, plans]; for class *middle* the farthest, whose windows are shortest."""
-    distance: IntArray = np.minimum(stage, pp - 1 - stage)
-    return np.stack([distance[0], distance[1], np.maximum(pp // 2 - 1, 0), distance[3]])
+    distance = np.minimum(stage, pp - 1.0 - stage)
+    distance[MIDDLE] = np.maximum(np.floor(pp / 2.0) - 1.0, 0.0)
+    return distance

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-Degree = int | IntArray
+Degree = int | IntArray | FloatArray  # an array of whole numbers
 
 FIRST, SECOND, MIDDLE, LAST = range(4)
 STAGE_CLASSES = ("first", "second", "middle", "last")
@@ -80,43 +80,41 @@ def stage_counts(pp: Degree) -> IntArray:
     )
 
 
-def _rows(values: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-    """Stage values [4] or [4, plans] as [4, *shape]."""
-    lead = (1,) * (len(shape) - values.ndim + 1)
-    return np.broadcast_to(values.reshape(4, *lead, *values.shape[1:]), (4, *shape))
+def class_stages(pp: Degree) -> FloatArray:
+    """Index of the first stage of each class [4, plans]; a class a short pipeline lacks: the nearest."""
+    degree = np.asarray(pp, dtype=np.float64)
+    stages = np.zeros((4, *degree.shape))
+    stages[LAST] = degree - 1.0
+    stages[SECOND] = np.minimum(stages[LAST], 1.0)
+    stages[MIDDLE] = np.minimum(stages[LAST], 2.0)
+    return stages
 
 
-def at_stage(values: FloatArray, stage: Degree, pp: Degree) -> FloatArray:
-    """The row of ``values`` [4, plans] that stage ``stage`` belongs to -> [plans]."""
-    kind = stage_class(stage, pp)
-    shape = np.broadcast_shapes(values.shape[1:], kind.shape)
-    picked: FloatArray = np.take_along_axis(_rows(values, shape), np.broadcast_to(kind, shape)[None], axis=0)[
-        0
-    ]
-    return picked
+def class_rows(values: FloatArray, pp: Degree) -> FloatArray:
+    """Stage values [4, ..., plans], the classes a short pipeline lacks filled in from the nearest stage.
+
+    Row ``i`` then holds for stage ``class_stages(pp)[i]`` of every plan, and the largest row is that of the
+    busiest stage.
+    """
+    degree = np.asarray(pp)
+    rows = np.empty((4, *np.broadcast_shapes(values.shape[1:], degree.shape)))
+    rows[FIRST] = values[FIRST]
+    rows[LAST] = np.where(degree > 1, values[LAST], values[FIRST])
+    rows[SECOND] = np.where(degree > 2, values[SECOND], rows[LAST])
+    rows[MIDDLE] = np.where(degree > 3, values[MIDDLE], rows[LAST])
+    return rows
 
 
-def before_stage(values: FloatArray, stage: Degree, pp: Degree) -> FloatArray:
-    """``sum of values over stages 0 .. stage - 1`` -> [plans], for ``0 <= stage <= pp``."""
-    index = np.asarray(stage, dtype=np.int64)
-    degree = np.asarray(pp, dtype=np.int64)
-    inner = np.minimum(index, np.maximum(degree - 1, 1))  # stages that are not the last of several
-    total: FloatArray = (
-        values[FIRST] * (inner >= 1)
-        + values[SECOND] * (inner >= 2)
-        + values[MIDDLE] * np.maximum(inner - 2, 0)
-        + values[LAST] * ((index == degree) & (degree >= 2))
-    )
-    return total
+def above(rows: FloatArray, stages: FloatArray) -> FloatArray:
+    """Sums over the stages above each of ``stages`` [n, plans], in order, the first one stage 0.
 
-
-def busiest(values: FloatArray, pp: Degree) -> FloatArray:
-    """Largest of ``values`` [4, plans] over the stages that exist -> [plans]."""
-    present = stage_counts(pp) > 0
-    shape = np.broadcast_shapes(values.shape[1:], present.shape[1:])
-    rows = _rows(values, shape)
-    top: FloatArray = np.where(np.broadcast_to(present, rows.shape), rows, -np.inf).max(axis=0)
-    return top
+    ``rows`` [n, ..., plans]: row i holds for stages ``stages[i] .. stages[i + 1] - 1``.
+    """
+    sums = np.zeros(rows.shape)
+    np.multiply(rows[:-1], stages[1:] - stages[:-1], out=sums[1:])
+    for i in range(2, len(rows)):
+        sums[i] += sums[i - 1]
+    return sums
 
 
 def expand(values: FloatArray, pp: int) -> FloatArray:
