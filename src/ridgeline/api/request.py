@@ -102,7 +102,9 @@ def request(
         job=_job(batch=batch, seq=seq, tokens=tokens, kind=kind),
         plan=Plan(),
         stack=software,
-        recipe=recipe if isinstance(recipe, Recipe) else _recipe(recipe, software, machine.chip),
+        recipe=recipe
+        if isinstance(recipe, Recipe)
+        else _recipe(recipe, software, machine.chip).on(machine.chip),
         calibration=catalog.calibration(machine.chip.name),
     )
     given = plan_fields(plan.to_dict() if plan is not None else {}) | plan_fields(degrees)

@@ -74,6 +74,9 @@ def _micro_batches(case: Case) -> list[int]:
     per_rank, rest = divmod(case.batch, case.data_parallel)
     if rest:
         raise NotPredictable(f"global_batch {case.batch} does not divide over dp {case.data_parallel}")
+    if case.micro_batch is None and "torchtitan" in case.framework.lower() and case.pp > 1:
+        # torchtitan splits the local batch into as many micro-batches as there are stages unless told
+        return [max(per_rank // case.pp, 1)]
     if case.micro_batch is None:
         return [size for size in (1, 2) if per_rank % size == 0]
     if per_rank % case.micro_batch:

@@ -54,7 +54,8 @@ STACKS: tuple[tuple[str, str, str, str], ...] = (
     ("megascale", "", "", "megascale-2024"),
     ("hai-llm", "", "", "hai-llm-2024"),
     ("foundry|mosaic|composer", "", "", "llm-foundry-2023"),
-    ("torchtitan.*compile", "", "", "torchtitan-compile-2025"),
+    ("torchtitan.*compile", "", "", "torchtitan-compile-2024"),
+    ("torchtitan.*compile", "", "2025-01", "torchtitan-compile-2025"),
     ("torchtitan", "", "", "torchtitan-2025"),
     ("maxtext|jax", "", "", "maxtext-2024"),
     ("maxtext|jax", "", "2025-01", "maxtext-2025"),
@@ -135,7 +136,7 @@ def recipe_of(case: Case, chip: Chip, stack: Stack) -> Recipe:
         recipe = recipe.model_copy(update={name: getattr(kept, name) for name in _STORED})
     if "fp8 attention" in case.notes:
         recipe = recipe.model_copy(update={"attention": "fp8"})
-    return recipe
+    return recipe.on(chip)
 
 
 def _recipe_name(case: Case) -> str:

@@ -22,11 +22,12 @@ import numpy as np
 import yaml
 
 from ridgeline.calibrate.cases import Case, read_cases
-from ridgeline.calibrate.scenarios import NotPredictable, scenario_of
+from ridgeline.calibrate.scenarios import NotPredictable, scenarios_of
 from ridgeline.facts import catalog
 from ridgeline.facts.calibration import Calibration
 from ridgeline.facts.plan import Plan, PlanGrid
 from ridgeline.facts.scenario import Scenario
+from ridgeline.graph.memory import KINDS
 from ridgeline.sim.step import step
 
 #: A chip or stack informed by fewer rows keeps its relative's or parent's numbers.
@@ -121,7 +122,7 @@ def collect(cases: Sequence[Case]) -> list[Row]:
         if case.split != "fit" or case.quality not in ("A", "B"):
             continue
         try:
-            scenario = scenario_of(case)
+            scenario = chosen(scenarios_of(case))
         except NotPredictable:
             continue
         rows.append(Row(case, scenario, _donor(scenario.chip.name), scenario.stack.name))
@@ -129,6 +130,22 @@ def collect(cases: Sequence[Case]) -> list[Row]:
     for row in rows:
         row.weight = 1.0 / math.sqrt(sizes[row.case.family])
     return rows
+
+
+def chosen(scenarios: Sequence[Scenario]) -> Scenario:
+    """Of the plausible scenarios of one run the fastest that fits in memory, else the lightest: as when scoring."""
+    if len(scenarios) == 1:
+        return scenarios[0]
+    outcomes = []
+    for scenario in scenarios:
+        assert isinstance(scenario.plan, Plan)
+        result = step(scenario, PlanGrid.of([scenario.plan]))
+        peak = float(np.max(sum(result.memory[kind] for kind in KINDS)))
+        outcomes.append((float(result.total_s[0]), peak, scenario))
+    fitting = [one for one in outcomes if one[1] <= one[2].chip.memory.capacity]
+    if fitting:
+        return min(fitting, key=lambda one: one[0])[2]
+    return min(outcomes, key=lambda one: one[1])[2]
 
 
 def fit(rows: Sequence[Row], progress: Callable[[str], None] = print) -> Fit:
