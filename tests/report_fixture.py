@@ -19,6 +19,7 @@ from ridgeline.facts.link_calibration import LinkCalibration, LinkFit
 from ridgeline.facts.observation import Label, Observation
 from ridgeline.facts.plan import Plan
 from ridgeline.facts.scenario import Scenario
+from ridgeline.facts.step_calibration import StepCalibration
 from ridgeline.facts.workload import TrainingJob
 from ridgeline.metrics import OperatorTime, Prediction, Rung
 from ridgeline.report import Block, Effect, PlanPoint
@@ -49,7 +50,10 @@ def calibration() -> Calibration:
         scale_up={"all_gather": LinkFit.model_construct(provenance=fitted)},
         scale_out={"reduce_scatter": LinkFit.model_construct(provenance=moved)},
     )
-    return Calibration(kernels=kernels, links=links)
+    steps = StepCalibration.model_construct(
+        chip="h100-sxm", boost_energy=2.0, in_situ=1.06, provenance=fitted
+    )
+    return Calibration(kernels=kernels, links=links, steps=steps)
 
 
 def scenario(plan: Plan = PLAN) -> Scenario:

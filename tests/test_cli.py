@@ -185,7 +185,7 @@ def test_validate(run: Run, tmp_path: Path) -> None:
     )
     out, _ = run("validate", str(path))
     assert "4 rows: 3 predicted, 1 not" in out
-    assert "ridgeline catalog new chip" in out
+    assert "ridgeline catalog new chip" in " ".join(out.split())
     files = [tmp_path / name for name in ("scores.json", "rows.csv", "table.txt")]
     values = json.loads(
         run("validate", str(path), "--json", *(w for f in files for w in ("--out", str(f))))[0]

@@ -204,7 +204,8 @@ def test_what_cannot_be_expressed_says_so() -> None:
         ("NeMo / Megatron-Core", "2025-06", "AMD", "amd-nemo-2025"),
         ("Megatron-Bridge (NeMo)", "2025-11", "NVIDIA", "nemo-2025"),
         ("Megatron-Bridge (NeMo)", "2026-06", "NVIDIA", "megatron-bridge-2026"),
-        ("torchtitan (torch.compile)", "2024-12", "NVIDIA", "torchtitan-compile-2025"),
+        ("torchtitan (torch.compile)", "2024-12", "NVIDIA", "torchtitan-compile-2024"),
+        ("torchtitan (torch.compile)", "2025-06", "NVIDIA", "torchtitan-compile-2025"),
         ("torchtitan", "2024-12", "NVIDIA", "torchtitan-2025"),
         ("MaxText (JAX)", "2024-06", "Google", "maxtext-2024"),
         ("my own", None, "NVIDIA", "megatron-bridge-2026"),
@@ -374,6 +375,10 @@ class FakePrediction:
     step_time_high_s: float
     peak_memory_bytes: float
     memory_capacity_bytes: float
+
+    @property
+    def memory(self) -> dict[str, list[float]]:
+        return {"weights": [0.9 * self.peak_memory_bytes], "reserve": [0.1 * self.peak_memory_bytes]}
 
     @property
     def fits(self) -> bool:

@@ -285,7 +285,7 @@ def allocated_bytes(case: Case, prediction: Prediction) -> float:
     """
     kinds = [stages for kind, stages in prediction.memory.items() if kind != "reserve"]
     totals = [sum(stage) for stage in zip(*kinds, strict=True)]
-    return totals[0] if case.source.startswith("mlcommons") else max(totals)
+    return float(totals[0] if case.source.startswith("mlcommons") else max(totals))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from ridgeline.facts.link_calibration import LinkCalibration
 from ridgeline.facts.recipe import Recipe
 from ridgeline.facts.spec import Spec, SpecT
 from ridgeline.facts.stack import Stack
-from ridgeline.facts.step_calibration import StepCalibration
+from ridgeline.facts.step_calibration import StepCalibration, neutral
 
 BUILT_IN = Path(__file__).parent / "data"
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -133,11 +133,17 @@ def calibration(chip_name: str) -> Calibration:
         kernels = transfer.kernels(kernels, kernels_from, target)
     if links_from.name != target.name:
         links = transfer.links(links, links_from, target)
-    steps_from = _donor(target, "steps")
-    steps = step_calibration(steps_from.name)
-    if steps_from.name != target.name:
-        steps = transfer.steps(steps, steps_from, target)
-    return Calibration(kernels=kernels, links=links, steps=steps)
+    return Calibration(kernels=kernels, links=links, steps=_steps(target))
+
+
+def _steps(target: Chip) -> StepCalibration:
+    """Step factors of ``target`` or its relatives; neutral ones, labelled bound, where nobody measured a step."""
+    try:
+        source = _donor(target, "steps")
+    except CatalogError:
+        return neutral(target.name)
+    steps = step_calibration(source.name)
+    return steps if source.name == target.name else transfer.steps(steps, source, target)
 
 
 def cluster_for(name: str, chips: int | None = None) -> Cluster:

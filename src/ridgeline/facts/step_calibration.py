@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ridgeline.facts.kernel_calibration import Provenance
+from ridgeline.facts.observation import Label
 from ridgeline.facts.spec import Spec
 
 #: Outside these limits a fit has failed: something physical is missing and must be named instead.
@@ -29,3 +30,10 @@ class StepCalibration(Spec):
         "contention, gaps between kernels)"
     )
     provenance: Provenance
+
+
+def neutral(chip: str) -> StepCalibration:
+    """Factors of a chip whose steps nobody measured: kernels run in a step as they do alone, a lower bound."""
+    source = "no measured step of this chip or a relative: kernels are taken to run as they do alone"
+    provenance = Provenance(label=Label.BOUND, source=source)
+    return StepCalibration(chip=chip, boost_energy=1.0, in_situ=1.0, provenance=provenance)
