@@ -26,8 +26,8 @@ from ridgeline.facts.chip import Chip, Cluster, Tier
 from ridgeline.facts.kernel_calibration import Provenance
 from ridgeline.facts.link_calibration import LinkCalibration, LinkFit, Regime
 from ridgeline.facts.observation import Label
-from ridgeline.timing.collectives import Kind, Phase, algorithms
-from ridgeline.timing.dispatch import dispatch_phases
+from ridgeline.timing.collectives import Kind, Traffic, algorithms
+from ridgeline.timing.dispatch import dispatch_traffic
 from ridgeline.timing.topology import FloatArray, place
 
 HELD_OUT = 0.3
@@ -51,20 +51,20 @@ def moves(samples: Samples, domain: int) -> list[Moves]:
     cluster = _bench(domain)
     placement = place(samples.ranks, 1, cluster)
     if samples.topk is not None:
-        phases = dispatch_phases(samples.key, samples.size_bytes, samples.topk, placement)
+        found = [dispatch_traffic(samples.key, samples.topk, placement)]
     else:
         key = samples.key
         kind: Kind = "all_reduce" if key.startswith("all_reduce") else key  # type: ignore[assignment]
-        found = algorithms(kind, samples.size_bytes, placement, cluster, in_network=True, engine=True)
-        phases = [phase for algorithm in found for phase in algorithm[0] if phase.key == key]
+        every = algorithms(kind, placement, cluster, in_network=True, engine=True)
+        found = [traffic for traffic in every if traffic.keys[0] == key]
     # One group size cannot tell a step from the launch: the base then holds both.
     several = 1.0 if np.ptp(samples.ranks) > 0 else 0.0
-    return [_moves(phase, several * np.ones_like(samples.ranks)) for phase in phases]
+    return [_moves(traffic, samples.size_bytes, several) for traffic in found]
 
 
-def _moves(phase: Phase, rows: FloatArray) -> Moves:
-    ones = np.ones_like(rows)
-    return Moves(phase.steps * rows, phase.sent * ones, phase.kept * ones)
+def _moves(traffic: Traffic, size: FloatArray, several: float) -> Moves:
+    copied = np.zeros_like(size) if traffic.kept is None else size * traffic.kept[0]
+    return Moves(several * traffic.steps[0], size * traffic.sent[0], copied)
 
 
 def _bench(domain: int) -> Cluster:

@@ -4,18 +4,21 @@ Byte conventions (n ranks): ``all_reduce`` the buffer on each rank; ``all_gather
 ``reduce_scatter`` the input on each rank; ``all_to_all`` what each rank holds, of which (n-1)/n leaves it;
 ``send`` and ``broadcast`` the message.
 
-Every formula takes floats or arrays of one shape; loops run over tiers, regimes and algorithms, not plans.
+An algorithm's traffic is proportional to the size, so its time on one placement is a few straight lines over
+bytes, one per library regime: placements are priced once, ``[plans]``, and every size only picks the lowest line.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ridgeline.facts.chip import Cluster, Tier
+from ridgeline.facts.chip import Cluster
 from ridgeline.facts.link_calibration import LinkCalibration, LinkFit
+from ridgeline.timing.kept import kept
 from ridgeline.timing.topology import FloatArray, Numeric, Placement, is_scale_up, torus_axes, usable_share
 
 Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send", "broadcast"]
@@ -31,30 +34,49 @@ _FALLBACK = {
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
-    """What one collective does on one tier, per rank.
+class Traffic:
+    """What one algorithm does on every tier, per rank; arrays ``[tiers, *plans]``.
 
     Attributes:
-        tier: index of the tier.
-        key: which fit of the calibration applies.
+        keys: which fit of the calibration applies on each tier.
         steps: algorithm steps or messages, each costing the fitted hop.
-        sent: bytes sent by one rank.
-        kept: bytes of its own shard that a rank copies.
-        relays: steps inside nodes of a ring that crosses this tier.
+        sent: bytes sent by one rank per byte of the collective's size.
+        kept: bytes of its own shard that a rank copies per byte of size.
+        relays: steps inside nodes of a ring that crosses the tier.
         serial: link latencies that follow one another, where they are not the steps.
+        streaming: all tiers carry bytes at the same time; else one tier follows the other.
+        able: plans that can run it ``[*plans]``; None = all.
     """
 
-    tier: int
-    key: str
-    steps: Numeric
+    keys: tuple[str, ...]
+    steps: FloatArray
     sent: FloatArray
-    kept: FloatArray | float = 0.0
-    relays: Numeric = 0.0
-    serial: Numeric | None = None
+    kept: FloatArray | None = None
+    relays: FloatArray | None = None
+    serial: FloatArray | None = None
+    streaming: bool = True
+    able: NDArray[np.bool_] | None = None
 
 
-#: Phases that run one after the other; each is a set of tiers that stream at the same time.
-Algorithm = list[list[Phase]]
+class Price(NamedTuple):
+    """Time of one algorithm as straight lines over bytes ``[regimes, stages, *plans]``; stages follow one another."""
+
+    fixed_s: FloatArray
+    per_byte_s: FloatArray
+
+    def seconds(self, size_bytes: FloatArray) -> FloatArray:
+        """Each stage at its cheapest regime for ``size_bytes`` [B], which broadcasts with ``[*plans]``."""
+        total: FloatArray | None = None
+        for stage in range(self.fixed_s.shape[1]):
+            best: FloatArray | None = None
+            for fixed, per_byte in zip(self.fixed_s[:, stage], self.per_byte_s[:, stage], strict=True):
+                time = per_byte * size_bytes
+                time += fixed
+                best = time if best is None else np.minimum(best, time)
+            assert best is not None
+            total = best if total is None else total + best
+        assert total is not None
+        return total
 
 
 def collective_seconds(
@@ -70,7 +92,7 @@ def collective_seconds(
 ) -> FloatArray:
     """Seconds of one collective.
 
-    ``t = min over algorithms of sum over phases of min over regimes of
+    ``t = min over algorithms of sum over stages of min over regimes of
     [max base + sum over tiers (steps * hop) + max over tiers (concurrent * bytes / (share * bandwidth))]``.
 
     Algorithms: ring over all tiers (pipelined, each chip of a node drives its own rail), tree (all-reduce,
@@ -79,7 +101,7 @@ def collective_seconds(
 
     Args:
         kind: the collective.
-        size_bytes: [B], float or array [plans], see the module's convention.
+        size_bytes: [B], float or array that broadcasts with the plans of ``placement``, see the module's convention.
         placement: the group on the cluster.
         cluster: the machine.
         links: fitted coefficients of the chip.
@@ -93,15 +115,32 @@ def collective_seconds(
     Raises:
         ValueError: unknown kind, or a concurrency below 1.
     """
-    found = algorithms(kind, size_bytes, placement, cluster, in_network=in_network, engine=engine)
     flows = _at_least_one(concurrent)
-    best = _infinite(found)
-    for algorithm in found:
-        total: FloatArray = np.zeros_like(best)
-        for phases in algorithm:
-            total = total + stream_seconds(phases, placement, cluster, links, flows)
-        best = np.minimum(best, total)
-    return np.where(np.asarray(placement.size) > 1, best, 0.0)
+    size = np.asarray(size_bytes, dtype=np.float64)
+    found = algorithms(kind, placement, cluster, in_network=in_network, engine=engine)
+    best: FloatArray | None = None
+    for traffic in found:
+        total = traffic_seconds(traffic, size, placement, cluster, links, flows)
+        best = total if best is None else np.minimum(best, total)
+    assert best is not None
+    return best
+
+
+def traffic_seconds(
+    traffic: Traffic,
+    size: FloatArray,
+    placement: Placement,
+    cluster: Cluster,
+    links: LinkCalibration,
+    flows: FloatArray | float = 1.0,
+) -> FloatArray:
+    """Seconds of one algorithm for ``size`` [B], infinite where it cannot run and 0 for groups of one."""
+    if placement.tiers.stop == 0:
+        return np.zeros(np.broadcast_shapes(size.shape, placement.size.shape))
+    time = price(traffic, placement, cluster, links, flows).seconds(size)
+    if traffic.able is not None:
+        time = np.where(traffic.able, time, np.inf)
+    return np.where(placement.size > 1.0, time, 0.0)
 
 
 def bound_seconds(
@@ -115,22 +154,20 @@ def bound_seconds(
 ) -> FloatArray:
     """Lower bound in seconds: data-sheet bandwidth, no latency, the algorithm with the fewest bytes.
 
-    Same arguments as `collective_seconds`; all phases may overlap, so the bound is the slowest tier.
+    Same arguments as `collective_seconds`; all stages may overlap, so the bound is the slowest tier.
     """
-    found = algorithms(kind, size_bytes, placement, cluster, in_network=in_network, engine=False)
     flows = _at_least_one(concurrent)
-    best = _infinite(found)
-    for algorithm in found:
-        slowest: FloatArray = np.zeros_like(best)
-        for phase in (phase for phases in algorithm for phase in phases):
-            tier = cluster.tiers[phase.tier]
-            rate = tier.bandwidth * usable_share(tier, placement.members[phase.tier])
-            slowest = np.maximum(slowest, flows * phase.sent / rate)
-        best = np.minimum(best, slowest)
-    return np.where(np.asarray(placement.size) > 1, best, 0.0)
+    size = np.asarray(size_bytes, dtype=np.float64)
+    bandwidth = np.array([tier.bandwidth for tier in cluster.tiers]).reshape(placement.chips.shape)
+    rate = bandwidth * _usable(placement, cluster)
+    found = algorithms(kind, placement, cluster, in_network=in_network, engine=False)
+    least = np.min([(traffic.sent / rate).max(axis=0) for traffic in found], axis=0)
+    return np.where(placement.size > 1.0, flows * least * size, 0.0)
 
 
-def _at_least_one(concurrent: Numeric) -> FloatArray:
+def _at_least_one(concurrent: Numeric) -> FloatArray | float:
+    if isinstance(concurrent, float) and concurrent == 1.0:
+        return 1.0
     flows = np.asarray(concurrent, dtype=np.float64)
     if np.any(flows < 1.0):
         raise ValueError(
@@ -139,50 +176,35 @@ def _at_least_one(concurrent: Numeric) -> FloatArray:
     return flows
 
 
-def _infinite(algorithms: list[Algorithm]) -> FloatArray:
-    shapes = [np.shape(phase.sent) for algorithm in algorithms for phases in algorithm for phase in phases]
-    return np.full(np.broadcast_shapes(*shapes), np.inf)
-
-
 # Algorithms: who sends how much on which tier
 
 
 def algorithms(
-    kind: str, size_bytes: Numeric, placement: Placement, cluster: Cluster, *, in_network: bool, engine: bool
-) -> list[Algorithm]:
-    size = np.asarray(size_bytes, dtype=np.float64) * np.ones_like(placement.domains[0])
+    kind: str, placement: Placement, cluster: Cluster, *, in_network: bool, engine: bool
+) -> list[Traffic]:
+    """Every way a library may run ``kind`` on a placement."""
     if kind in ("all_gather", "reduce_scatter"):
         # Libraries gather and scatter with rings only: what nodes lose at scale is measured on them.
-        return [[_ring(kind, size, placement, cluster, passes=1.0)]]
+        return [_ring(kind, placement, cluster, passes=1.0)]
     if kind == "all_reduce":
-        found: list[Algorithm] = [
-            [_ring(kind, size, placement, cluster, passes=2.0)],
-            [_tree(size, placement)],
-            _hierarchical_reduce(size, placement, cluster, in_network=in_network),
+        found = [
+            _ring(kind, placement, cluster, passes=2.0),
+            _tree(placement),
+            _hierarchical_reduce(placement, cluster, in_network=in_network),
         ]
         if engine:
-            found += [_engine_reduce(size, placement, shots=1), _engine_reduce(size, placement, shots=2)]
+            found += [_engine_reduce(placement, shots=1), _engine_reduce(placement, shots=2)]
         return found
     if kind == "all_to_all":
-        return [[_exchange(kind, size, placement, cluster)]]
+        return [_exchange(kind, placement, cluster)]
     if kind == "send":
-        return [[_send(size, placement)]]
+        return [_send(placement)]
     if kind == "broadcast":
-        return [[_broadcast(size, placement, tree=False)], [_broadcast(size, placement, tree=True)]]
+        return [_broadcast(placement, tree=False), _broadcast(placement, tree=True)]
     raise ValueError(f"unknown collective '{kind}', choose one of {', '.join(KINDS)}")
 
 
-def _levels(placement: Placement) -> list[tuple[int, FloatArray, FloatArray, FloatArray]]:
-    """Per tier: index, subgroups it joins, domains they make, ranks inside one subgroup (its rails)."""
-    n = np.asarray(placement.size, dtype=np.float64)
-    levels, before = [], n * np.ones_like(placement.domains[0])
-    for index, domains in enumerate(placement.domains):
-        levels.append((index, before, domains, n / before))
-        before = domains
-    return levels
-
-
-def _ring(key: str, size: FloatArray, placement: Placement, cluster: Cluster, passes: float) -> list[Phase]:
+def _ring(key: str, placement: Placement, cluster: Cluster, passes: float) -> Traffic:
     """One pipelined ring per rail over all tiers (all-reduce passes it twice).
 
     Every edge of a ring carries ``size / rings * (1 - 1/n)``; a subgroup of m ranks has m rings, so one of a
@@ -191,168 +213,238 @@ def _ring(key: str, size: FloatArray, placement: Placement, cluster: Cluster, pa
     for the network, which is another latency than that of a ring inside the domain. On a torus one ring runs
     along each axis in turn: ``axes (length - 1)`` steps.
     """
-    n = np.asarray(placement.size, dtype=np.float64)
-    nodes = placement.domains[0]
-    phases: list[Phase] = []
-    for tier, subgroups, domains, ranks in _levels(placement):
-        crossed = subgroups > domains
-        last = crossed & (domains <= placement.domains[-1])
-        sent = np.where(crossed, passes * size * (1.0 - 1.0 / n) / ranks, 0.0)
-        if tier == 0:
-            edges = n - nodes
-            if cluster.tiers[0].topology == "torus":
-                axes, length = torus_axes(cluster.tiers[0], placement.members[0])
-                edges = axes * (length - 1.0)
-            steps = np.where(nodes > placement.domains[-1], 0.0, passes * edges)
-            phases.append(Phase(tier, key, steps, sent, passes * size / n))
-        else:
-            relays = np.where(last, passes * (n - nodes), 0.0)
-            phases.append(Phase(tier, key, passes * (subgroups - domains), sent, relays=relays))
-    return phases
+    n, domains = placement.size, placement.domains
+    nodes, outermost = domains[0], domains[-1]
+    sent = np.where(placement.crossed, placement.subgroups * (passes * (1.0 - 1.0 / n) / n), 0.0)
+    steps = passes * (placement.subgroups - domains)
+    if cluster.tiers[0].topology == "torus":
+        axes, length = torus_axes(cluster.tiers[0], placement.members[0])
+        steps[0] = passes * (axes * (length - 1.0))
+    steps[0] = np.where(nodes > outermost, 0.0, steps[0])
+    relays = np.where(_outermost(placement), passes * (n - nodes), 0.0)
+    relays[0] = 0.0
+    return Traffic((key,) * len(domains), steps, sent, _on_first(placement, passes / n), relays)
 
 
-def _tree(size: FloatArray, placement: Placement) -> list[Phase]:
+def _outermost(placement: Placement) -> NDArray[np.bool_]:
+    """The last tier that a group crosses ``[tiers, *plans]``."""
+    return np.logical_and(placement.crossed, placement.domains <= placement.domains[-1])
+
+
+def _on_first(placement: Placement, values: FloatArray) -> FloatArray:
+    """``values`` on the innermost tier and 0 on all others ``[tiers, *plans]``."""
+    rows = np.zeros_like(placement.domains)
+    rows[0] = values
+    return rows
+
+
+def _tree(placement: Placement) -> Traffic:
     """Double binary tree between scale-up domains, chain inside: every byte goes up once and down once."""
-    phases = []
-    for tier, subgroups, domains, ranks in _levels(placement):
-        fan = subgroups / domains
-        depth = fan - 1.0 if tier == 0 else np.ceil(np.log2(fan))
-        sent = np.where(fan > 1.0, 2.0 * size / ranks, 0.0)
-        phases.append(Phase(tier, "all_reduce_tree", 2.0 * depth, sent))
-    return phases
+    fan = placement.subgroups / placement.domains
+    depth = np.ceil(np.log2(fan))
+    depth[0] = fan[0] - 1.0
+    sent = np.where(fan > 1.0, 2.0 * placement.subgroups / placement.size, 0.0)
+    return Traffic(("all_reduce_tree",) * len(fan), 2.0 * depth, sent)
 
 
-def _hierarchical_reduce(
-    size: FloatArray, placement: Placement, cluster: Cluster, *, in_network: bool
-) -> Algorithm:
+def _hierarchical_reduce(placement: Placement, cluster: Cluster, *, in_network: bool) -> Traffic:
     """Reduce-scatter inside, all-reduce between domains on every rail at once, all-gather inside.
 
     Switches that reduce halve the bytes (each rank sends its buffer once) and need two steps a tier.
     """
-    phases: Algorithm = []
-    for tier, subgroups, domains, ranks in _levels(placement):
-        fan = subgroups / domains
-        share = np.where(fan > 1.0, size / ranks, 0.0)
-        if in_network and cluster.tiers[tier].in_network_reduction:
+    fan = placement.subgroups / placement.domains
+    share = np.where(fan > 1.0, placement.subgroups / placement.size, 0.0)
+    steps, sent, kept_rows = np.empty_like(fan), np.empty_like(fan), np.zeros_like(fan)
+    keys = []
+    for index, tier in enumerate(cluster.tiers):
+        wide, part = fan[index], share[index]
+        if in_network and tier.in_network_reduction:
             # A rank answers the reads of all n owners and multicasts what it reduced itself: 1 + 1/n of the
             # buffer inside a scale-up domain; a switch tree with buffers takes it once.
-            sent = share * (1.0 + 1.0 / fan) if tier == 0 else share
-            phases.append([Phase(tier, "all_reduce_in_network", np.where(fan > 1.0, 2.0, 0.0), sent)])
-        else:
-            sent = 2.0 * share * (1.0 - 1.0 / fan)
-            steps = 2.0 * (fan - 1.0) if tier == 0 else 2.0 * np.ceil(np.log2(fan))
-            key = "all_reduce" if tier == 0 else "all_reduce_tree"
-            phases.append([Phase(tier, key, steps, sent, 2.0 * share / fan if tier == 0 else 0.0)])
-    return phases
+            keys.append("all_reduce_in_network")
+            steps[index] = np.where(wide > 1.0, 2.0, 0.0)
+            sent[index] = part * (1.0 + 1.0 / wide) if index == 0 else part
+            continue
+        keys.append("all_reduce" if index == 0 else "all_reduce_tree")
+        steps[index] = 2.0 * (wide - 1.0) if index == 0 else 2.0 * np.ceil(np.log2(wide))
+        sent[index] = 2.0 * part * (1.0 - 1.0 / wide)
+        if index == 0:
+            kept_rows[0] = 2.0 * part / wide
+    return Traffic(tuple(keys), steps, sent, kept_rows, streaming=False)
 
 
-def _engine_reduce(size: FloatArray, placement: Placement, *, shots: int) -> Algorithm:
+def _engine_reduce(placement: Placement, *, shots: int) -> Traffic:
     """Kernel of a serving engine inside one scale-up domain: reads all buffers, or scatters and gathers."""
-    n = np.asarray(placement.size, dtype=np.float64)
+    n = placement.size
     factor = n - 1.0 if shots == 1 else 2.0 * (1.0 - 1.0 / n)
-    sent = np.where(placement.domains[0] <= 1.0, size * factor, np.inf)
-    return [[Phase(0, "all_reduce_engine", shots * (n - 1.0), sent)]]
+    keys = ("all_reduce_engine",) * len(placement.domains)
+    steps, sent = _on_first(placement, shots * (n - 1.0)), _on_first(placement, factor)
+    return Traffic(keys, steps, sent, able=placement.domains[0] <= 1.0)
 
 
-def _exchange(key: str, size: FloatArray, placement: Placement, cluster: Cluster) -> list[Phase]:
+def _exchange(key: str, placement: Placement, cluster: Cluster) -> Traffic:
     """Every rank sends 1/n of its bytes to every other; what leaves a domain uses this chip's own link.
 
     On a torus a byte travels a quarter of each axis, so links carry ``length / 4`` times the bytes.
     """
-    n = np.asarray(placement.size, dtype=np.float64)
-    phases = []
-    for tier, subgroups, domains, ranks in _levels(placement):
-        inside = placement.members[tier]
-        peers = (inside if tier == 0 else n) - ranks
-        travel: Numeric = 1.0
-        if cluster.tiers[tier].topology == "torus":
-            travel = np.maximum(torus_axes(cluster.tiers[tier], inside)[1] / 4.0, 1.0)
-        sent = np.where(subgroups > domains, size * peers / n * travel, 0.0)
-        kept = size / n if tier == 0 else 0.0
-        # Messages to all peers are in flight together: many postings, one latency.
-        phases.append(Phase(tier, key, inside - ranks, sent, kept, serial=1.0 * (subgroups > domains)))
-    return phases
+    n, crossed = placement.size, placement.crossed
+    ranks = n / placement.subgroups
+    sent = np.where(crossed, peers(placement, ranks) / n, 0.0)
+    for index, tier in enumerate(cluster.tiers):
+        if tier.topology == "torus":
+            sent[index] *= np.maximum(torus_axes(tier, placement.members[index])[1] / 4.0, 1.0)
+    # Messages to all peers are in flight together: many postings, one latency.
+    return Traffic(
+        (key,) * len(ranks),
+        placement.members - ranks,
+        sent,
+        _on_first(placement, 1.0 / n),
+        serial=np.where(crossed, 1.0, 0.0),
+    )
 
 
-def _send(size: FloatArray, placement: Placement) -> list[Phase]:
+def peers(placement: Placement, ranks: FloatArray) -> FloatArray:
+    """Members that a rank reaches on a tier beyond its subgroup of ``ranks``, all of them but for those inside.
+
+    The innermost tier reaches its own domain, the others everyone: ``[tiers, *plans]``.
+    """
+    reached = placement.size - ranks
+    reached[0] = placement.members[0] - ranks[0]
+    return reached
+
+
+def _send(placement: Placement) -> Traffic:
     """One message to the next member; the slowest pair rules, the one that crosses the outermost tier."""
-    outer: FloatArray = np.ones_like(placement.domains[0])
-    phases = []
-    for tier, subgroups, domains, _ in reversed(_levels(placement)):
-        here = outer * (subgroups > domains)
-        outer = outer * (subgroups <= domains)
-        phases.append(Phase(tier, "send", here, size * here))
-    return phases
+    here = np.where(_outermost(placement), 1.0, 0.0)
+    return Traffic(("send",) * len(here), here, here)
 
 
-def _broadcast(size: FloatArray, placement: Placement, *, tree: bool) -> list[Phase]:
+def _broadcast(placement: Placement, *, tree: bool) -> Traffic:
     """Pipelined chain (or binary tree) from one rank to all; a domain's ranks split what enters it."""
-    phases = []
-    for tier, subgroups, domains, ranks in _levels(placement):
-        fan = subgroups / domains
-        sent = np.where(fan > 1.0, size / ranks, 0.0) * (2.0 if tree else 1.0)
-        phases.append(Phase(tier, "broadcast", np.ceil(np.log2(fan)) if tree else subgroups - domains, sent))
-    return phases
+    fan = placement.subgroups / placement.domains
+    copies = 2.0 if tree else 1.0
+    sent = np.where(fan > 1.0, copies * placement.subgroups / placement.size, 0.0)
+    steps = np.ceil(np.log2(fan)) if tree else placement.subgroups - placement.domains
+    return Traffic(("broadcast",) * len(fan), steps, sent)
 
 
-# Time of phases
+# Price of an algorithm
 
 
-def stream_seconds(
-    phases: list[Phase], placement: Placement, cluster: Cluster, links: LinkCalibration, flows: FloatArray
-) -> FloatArray:
-    """Tiers that stream together: latencies add, the slowest link sets the rate, one regime serves all."""
-    fits = [_fit(links, cluster, phase) for phase in phases]
-    best: FloatArray | None = None
-    for rank in range(max(len(fit.regimes) for fit in fits)):
-        base, steps, stream = np.zeros(()), np.zeros(()), np.zeros(())
-        for phase, fit in zip(phases, fits, strict=True):
-            tier = cluster.tiers[phase.tier]
-            regime = fit.regimes[min(rank, len(fit.regimes) - 1)]
-            scale_up = is_scale_up(tier, phase.tier)
-            slower = tier.latency - (links.scale_up_latency if scale_up else links.scale_out_latency)
-            serial = phase.steps if phase.serial is None else phase.serial
-            wait = phase.steps * regime.hop + phase.relays * regime.relay + serial * slower
-            rate = regime.share * tier.bandwidth * _derate(phase, placement, tier, links)
-            used = np.asarray(phase.sent) > 0.0
-            base = np.maximum(base, np.where(np.asarray(phase.steps) > 0.0, regime.base, 0.0))
-            steps = steps + np.maximum(wait, 0.0)
-            moved = np.where(used, phase.sent + fit.copy_cost * phase.kept, 0.0)
-            stream = np.maximum(stream, flows * moved / rate)
-        time = base + steps + stream
-        best = time if best is None else np.minimum(best, time)
-    assert best is not None
-    return np.asarray(best, dtype=np.float64)
+def price(
+    traffic: Traffic,
+    placement: Placement,
+    cluster: Cluster,
+    links: LinkCalibration,
+    flows: FloatArray | float = 1.0,
+) -> Price:
+    """What an algorithm costs on a placement that crosses a tier.
+
+    Tiers that stream together: latencies add, the slowest link sets the rate, one regime serves all. Otherwise
+    each tier is a stage with a regime of its own.
+    """
+    tiers = placement.tiers
+    fits = _fits(cluster, links, traffic.keys[tiers], tiers.start, placement.size.ndim)
+    steps, sent = traffic.steps[tiers], traffic.sent[tiers]
+    serial = steps if traffic.serial is None else traffic.serial[tiers]
+    wait = steps * fits.hop_s + serial * fits.slower_s
+    if traffic.relays is not None:
+        wait += traffic.relays[tiers] * fits.relay_s
+    moved = sent
+    if traffic.kept is not None:
+        moved = np.where(sent > 0.0, sent + fits.copy_cost * traffic.kept[tiers], 0.0)
+    fixed = np.maximum(wait, 0.0)
+    base = np.where(steps > 0.0, fits.base_s, 0.0)
+    per_byte = moved * flows / _rate(fits, placement, cluster, tiers)
+    if not traffic.streaming:
+        return Price(base + fixed, per_byte)
+    fixed = base.max(axis=1, keepdims=True) + fixed.sum(axis=1, keepdims=True)
+    return Price(fixed, per_byte.max(axis=1, keepdims=True))
 
 
-def _fit(links: LinkCalibration, cluster: Cluster, phase: Phase) -> LinkFit:
-    scale_up = is_scale_up(cluster.tiers[phase.tier], phase.tier)
+class _Fits(NamedTuple):
+    """Fitted coefficients of one key per tier ``[regimes, tiers, 1...]`` unless said otherwise."""
+
+    base_s: FloatArray
+    hop_s: FloatArray
+    relay_s: FloatArray
+    bytes_per_s: (
+        FloatArray  # regime's share of the data-sheet bandwidth, oversubscription and hashing taken off
+    )
+    slower_s: FloatArray  # [tiers, 1...]: latency of the tier beyond the reference
+    copy_cost: FloatArray  # [tiers, 1...]
+    off_rail: FloatArray  # [tiers, 1...]: share of the rate that is left to flows that leave their rail
+    leaves_rail: bool  # whether any tier takes that off
+
+
+@kept
+def _fits(cluster: Cluster, links: LinkCalibration, keys: tuple[str, ...], first: int, ndim: int) -> _Fits:
+    """Coefficients of ``keys``, one per tier from ``first`` on, for placements with ``ndim`` axes of plans.
+
+    Ring and tree neighbours of a group are adjacent nodes and stay below their leaf; direct exchanges and
+    pipeline sends cross the up-links and pay the oversubscription.
+    """
+    tiers = [(index, cluster.tiers[index]) for index in range(first, first + len(keys))]
+    inside = [is_scale_up(tier, index) for index, tier in tiers]
+    fits = [_fit(links, key, scale_up) for key, scale_up in zip(keys, inside, strict=True)]
+    most = max(len(fit.regimes) for fit in fits)
+    regimes = [[fit.regimes[min(rank, len(fit.regimes) - 1)] for fit in fits] for rank in range(most)]
+    left, off_rail = np.ones(len(keys)), np.ones(len(keys))
+    for i, (key, (_, tier), scale_up) in enumerate(zip(keys, tiers, inside, strict=True)):
+        if scale_up:
+            continue
+        if key in ("all_to_all", "send"):
+            left[i] /= max(tier.oversubscription, 1.0)
+        if tier.lossy:
+            left[i] *= links.lossy_share
+        if tier.rail_optimised and key != "all_to_all":
+            off_rail[i] = links.cross_rail_share
+    bandwidth = left * [tier.bandwidth for _, tier in tiers]
+    reference = [links.scale_up_latency if scale_up else links.scale_out_latency for scale_up in inside]
+
+    def column(values: object) -> FloatArray:
+        table = np.array(values, dtype=np.float64)
+        return table.reshape(*table.shape, *(1,) * ndim)
+
+    return _Fits(
+        base_s=column([[regime.base for regime in row] for row in regimes]),
+        hop_s=column([[regime.hop for regime in row] for row in regimes]),
+        relay_s=column([[regime.relay for regime in row] for row in regimes]),
+        bytes_per_s=column([[regime.share for regime in row] * bandwidth for row in regimes]),
+        slower_s=column([tier.latency for _, tier in tiers]) - column(reference),
+        copy_cost=column([fit.copy_cost for fit in fits]),
+        off_rail=column(off_rail),
+        leaves_rail=bool((off_rail != 1.0).any()),
+    )
+
+
+def _fit(links: LinkCalibration, wanted: str, scale_up: bool) -> LinkFit:
     table = links.scale_up if scale_up else links.scale_out
-    key = phase.key
+    key = wanted
     while key not in table:
         if key not in _FALLBACK:
             where = "scale_up" if scale_up else "scale_out"
             raise ValueError(
-                f"link calibration '{links.chip}' has no {where} fit for '{phase.key}', "
-                f"it has {', '.join(table)}"
+                f"link calibration '{links.chip}' has no {where} fit for '{wanted}', it has {', '.join(table)}"
             )
         key = _FALLBACK[key]
     return table[key]
 
 
-def _derate(phase: Phase, placement: Placement, tier: Tier, links: LinkCalibration) -> FloatArray:
-    """What the layout leaves of a link's rate: usable links, oversubscription, hashing, leaving the rail.
+def _rate(fits: _Fits, placement: Placement, cluster: Cluster, tiers: slice) -> FloatArray:
+    """Bytes per second that the layout leaves of each tier's links ``[regimes, tiers, *plans]``."""
+    rate = fits.bytes_per_s * _usable(placement, cluster, tiers)
+    if fits.leaves_rail:
+        rate = rate * np.where(placement.on_rail[tiers], 1.0, fits.off_rail)
+    return rate
 
-    Ring and tree neighbours of a group are adjacent nodes and stay below their leaf; direct exchanges and
-    pipeline sends cross the up-links and pay the oversubscription.
-    """
-    share = usable_share(tier, placement.members[phase.tier])
-    if is_scale_up(tier, phase.tier):
-        return share
-    if phase.key in ("all_to_all", "send"):
-        share = share / max(tier.oversubscription, 1.0)
-    if tier.lossy:
-        share = share * links.lossy_share
-    if tier.rail_optimised and phase.key != "all_to_all":
-        share = share * np.where(placement.on_rail[phase.tier], 1.0, links.cross_rail_share)
-    return share
+
+def _usable(placement: Placement, cluster: Cluster, tiers: slice = slice(None)) -> FloatArray | float:
+    """Share of a chip's links that the group can use on each tier ``[tiers, *plans]``, or 1 on switches only."""
+    links = cluster.tiers[tiers]
+    if all(tier.topology not in ("mesh", "torus") for tier in links):
+        return 1.0
+    shares = [
+        usable_share(tier, inside) for tier, inside in zip(links, placement.members[tiers], strict=True)
+    ]
+    return np.stack(shares)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ridgeline.facts.chip import Cluster
 from ridgeline.facts.link_calibration import LinkCalibration
-from ridgeline.timing.collectives import Phase, stream_seconds
+from ridgeline.timing.collectives import Traffic, peers, traffic_seconds
 from ridgeline.timing.topology import FloatArray, Numeric, Placement
 
 
@@ -57,35 +57,29 @@ def dispatch_seconds(
 
     Reference: DeepSeek-V3 (arXiv:2412.19437), section 3.2.2; DeepEP.
     """
-    n = np.asarray(placement.size, dtype=np.float64)
-    token_bytes = np.asarray(tokens, dtype=np.float64) * hidden_bytes
     key = ("combine" if combine else "dispatch") + ("_low_latency" if low_latency else "")
-    phases = dispatch_phases(key, token_bytes, topk, placement, node_limit)
-    time = stream_seconds(phases, placement, cluster, links, np.asarray(concurrent, dtype=np.float64))
-    return np.where(n > 1.0, time, 0.0)
+    traffic = dispatch_traffic(key, topk, placement, node_limit)
+    size = np.asarray(np.asarray(tokens, dtype=np.float64) * hidden_bytes)
+    flows = np.asarray(concurrent, dtype=np.float64)
+    return traffic_seconds(traffic, size, placement, cluster, links, flows)
 
 
-def dispatch_phases(
-    key: str, token_bytes: Numeric, topk: Numeric, placement: Placement, node_limit: Numeric | None = None
-) -> list[Phase]:
-    """What dispatch or combine of ``token_bytes`` [B] per rank does on every tier: see `dispatch_seconds`."""
-    n = np.asarray(placement.size, dtype=np.float64)
-    phases: list[Phase] = []
-    subgroups = n
-    for tier, domains in enumerate(placement.domains):
-        ranks = n / subgroups
-        peers = (placement.members[tier] if tier == 0 else n) - ranks
-        if key.endswith("low_latency"):
-            copies = topk * peers / n
-        elif tier == 0:
-            reach = domains if node_limit is None else np.minimum(domains, node_limit)
-            members = placement.members[0]
-            copies = distinct(members * reach, topk) * (1.0 - 1.0 / members)
-        else:
-            reach = subgroups if node_limit is None else np.minimum(subgroups, node_limit)
-            copies = distinct(reach, topk) * (1.0 - 1.0 / subgroups)
-        crossed = subgroups > domains
-        sent = np.where(crossed, token_bytes * copies, 0.0)
-        phases.append(Phase(tier, key, placement.members[tier] - ranks, sent, serial=1.0 * crossed))
-        subgroups = domains
-    return phases
+def dispatch_traffic(
+    key: str, topk: Numeric, placement: Placement, node_limit: Numeric | None = None
+) -> Traffic:
+    """What dispatch or combine does on every tier per byte of a rank's tokens: see `dispatch_seconds`."""
+    n, subgroups, members = placement.size, placement.subgroups, placement.members
+    ranks, crossed = n / subgroups, placement.crossed
+    if key.endswith("low_latency"):
+        copies = topk * peers(placement, ranks) / n
+    else:
+        # groups a token may go to on a tier: nodes, or on the innermost the ranks of the nodes it may go to
+        groups, nodes = subgroups.copy(), placement.domains[0]
+        if node_limit is not None:
+            groups, nodes = np.minimum(groups, node_limit), np.minimum(nodes, node_limit)
+        groups[0] = members[0] * nodes
+        own = subgroups.copy()
+        own[0] = members[0]
+        copies = distinct(groups, topk) * (1.0 - 1.0 / own)
+    sent = np.where(crossed, copies, 0.0)
+    return Traffic((key,) * len(ranks), members - ranks, sent, serial=np.where(crossed, 1.0, 0.0))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.facts.chip import Cluster, Tier
+from ridgeline.timing.kept import kept
 
 #: An int or float for one plan, an int64 or float64 array of one shared shape for a grid.
 Numeric = int | float | NDArray[Any]
@@ -27,22 +28,52 @@ class Placement:
     """A group of ranks on a cluster, tier by tier from the inside out.
 
     Attributes:
-        size: ranks of the group.
-        stride: distance of consecutive members in the global rank order.
-        domains: per tier, the number of that tier's domains the group touches.
-        members: per tier, group members inside one domain of that tier (mean when they do not divide).
-        sharing: per tier, sibling groups that run at the same time inside one domain of that tier.
-            `Tier.bandwidth` is already what one chip gets when all chips send, so siblings cost nothing by
-            themselves: a group with one member per node has one chip's NIC share, one with r members has r.
-        on_rail: per tier, whether ring neighbours on that tier are the same chip of different nodes.
+        size: ranks of the group ``[*plans]``.
+        stride: distance of consecutive members in the global rank order ``[*plans]``.
+        domains: the number of a tier's domains that the group touches ``[tiers, *plans]``.
+        members: group members inside one domain of a tier, the mean when they do not divide ``[tiers, *plans]``.
+        subgroups: parts of the group that a tier joins: its ranks on the innermost, else the domains of the tier
+            inside ``[tiers, *plans]``.
+        chips: chips that one domain of a tier joins ``[tiers, 1...]``, infinite where it joins all.
     """
 
-    size: Numeric
-    stride: Numeric
-    domains: tuple[FloatArray, ...]
-    members: tuple[FloatArray, ...]
-    sharing: tuple[FloatArray, ...]
-    on_rail: tuple[NDArray[np.bool_], ...]
+    size: FloatArray
+    stride: FloatArray
+    domains: FloatArray
+    members: FloatArray
+    subgroups: FloatArray
+    chips: FloatArray
+
+    @property
+    def crossed(self) -> NDArray[np.bool_]:
+        """Whether the group leaves a domain on a tier ``[tiers, *plans]``."""
+        return self.subgroups > self.domains
+
+    @property
+    def tiers(self) -> slice:
+        """Tiers from the first to the last that any group of the placement crosses."""
+        crossed = np.flatnonzero(self.crossed.reshape(len(self.domains), -1).any(axis=1))
+        return slice(int(crossed[0]), int(crossed[-1]) + 1) if crossed.size else slice(0, 0)
+
+    @property
+    def sharing(self) -> FloatArray:
+        """Sibling groups that run at the same time inside one domain ``[tiers, *plans]``.
+
+        `Tier.bandwidth` is already what one chip gets when all chips send, so siblings cost nothing by
+        themselves: a group with one member per node has one chip's NIC share, one with r members has r.
+        """
+        return np.maximum(np.minimum(self.chips, self.size * self.stride) / self.members, 1.0)
+
+    @property
+    def on_rail(self) -> NDArray[np.bool_]:
+        """Whether ring neighbours across a tier are the same chip of different nodes ``[tiers, *plans]``.
+
+        They are when whole inner domains lie between them, or when the group fills the inner domain (each of its
+        chips then rings with its twin).
+        """
+        inner = np.ones_like(self.chips)
+        inner[1:] = self.chips[:-1]
+        return np.logical_or(self.stride % inner == 0, inner % self.stride == 0)
 
 
 def place(size: Numeric, stride: Numeric, cluster: Cluster) -> Placement:
@@ -60,27 +91,24 @@ def place(size: Numeric, stride: Numeric, cluster: Cluster) -> Placement:
     Raises:
         ValueError: a size or stride below 1.
     """
-    n = np.asarray(size, dtype=np.float64)
-    s = np.asarray(stride, dtype=np.float64)
-    if np.any(n < 1) or np.any(s < 1):
+    n, s = np.asarray(size, dtype=np.float64), np.asarray(stride, dtype=np.float64)
+    if n.shape != s.shape:
+        n, s = np.broadcast_arrays(n, s)
+    if n.size and min(n.min(), s.min()) < 1.0:
         raise ValueError("group size and stride must be at least 1")
-    domains: list[FloatArray] = []
-    members: list[FloatArray] = []
-    sharing: list[FloatArray] = []
-    on_rail: list[NDArray[np.bool_]] = []
-    inner_chips = 1.0
-    for tier in cluster.tiers:
-        chips = np.inf if tier.size is None else float(tier.size)
-        touched = np.minimum(n, np.maximum(np.ceil(n * s / chips), 1.0))
-        inside = n / touched
-        domains.append(touched)
-        members.append(inside)
-        sharing.append(np.maximum(np.minimum(chips, n * s) / inside, 1.0))
-        # Neighbours across this tier share a rail when whole inner domains lie between them or the group
-        # fills the inner domain (each of its chips then rings with its twin).
-        on_rail.append((s % inner_chips == 0) | (inner_chips % s == 0))
-        inner_chips = chips if np.isfinite(chips) else inner_chips
-    return Placement(size, stride, tuple(domains), tuple(members), tuple(sharing), tuple(on_rail))
+    chips = _domain_chips(cluster, n.ndim)
+    domains = np.minimum(n, np.maximum(np.ceil(n * s / chips), 1.0))
+    subgroups = np.empty_like(domains)
+    subgroups[0] = n
+    subgroups[1:] = domains[:-1]
+    return Placement(n, s, domains, n / domains, subgroups, chips)
+
+
+@kept
+def _domain_chips(cluster: Cluster, ndim: int) -> FloatArray:
+    """Chips of one domain of each tier ``[tiers, 1...]``, with ``ndim`` axes of plans."""
+    chips = [np.inf if tier.size is None else float(tier.size) for tier in cluster.tiers]
+    return np.array(chips).reshape(-1, *(1,) * ndim)
 
 
 def is_scale_up(tier: Tier, index: int) -> bool:
