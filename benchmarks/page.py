@@ -1,0 +1,70 @@
+"""Run every benchmark and write the performance page.
+
+python benchmarks/page.py [--out docs/performance.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+from pathlib import Path
+
+from machine import Figure, machine, show
+
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+#: Programs in the order of the page.
+PARTS = ("prediction", "search", "startup", "report", "memory")
+
+
+def page(figures: dict[str, list[Figure]], date: str) -> str:
+    """The page as Markdown."""
+    return f"""# Performance
+
+How fast Ridgeline itself is, beside what it aims for. Measured by the programs in `benchmarks/` and written by
+`python benchmarks/page.py` on {date}:
+
+> {machine()}
+
+Times are the shortest of several repeats on a machine that others may use too; where a median is given, the
+difference is their noise. Nothing runs on more than one core, and nothing is kept between processes.
+
+| figure | measured | target | |
+|---|---|---|---|
+{_rows(figures)}
+
+- **One prediction** is a plan with every operator, the ladder, memory by stage, energy and range. It is warm: the
+  process has made one before, as a search or a what-if has.
+- **Plans per second** counts everything a search does for a legal plan: candidates made, rules checked, step and memory
+  computed by the very code that predicts one plan. Plans of one structure are evaluated together, so a space with few
+  plans per structure pays the fixed cost of each and shows a lower rate. *Every choice* searches all schedules,
+  recomputation and ZeRO stages.
+- **The whole answer** is `ridgeline train llama-3.1-405b --on h100-sxm --chips 16384 --batch 2048 --seq 8192`, from the
+  start of its process to its end: catalog, search, five full predictions, what-ifs, text.
+"""
+
+
+def _rows(figures: dict[str, list[Figure]]) -> str:
+    return "\n".join(_row(figure) for part in PARTS for figure in figures[part])
+
+
+def _row(figure: Figure) -> str:
+    name = f"&nbsp;&nbsp;{figure.name.strip()}" if figure.name.startswith(" ") else figure.name
+    verdict = {True: "met", False: "**missed**", None: ""}[figure.met]
+    return f"| {name} | {figure.value} | {figure.target} | {verdict} |"
+
+
+def main() -> None:
+    """Run, print and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=PAGE)
+    parser.add_argument("--date", default=datetime.date.today().isoformat(), help="date printed on the page")
+    given = parser.parse_args()
+    found = {part: importlib.import_module(part).figures() for part in PARTS}
+    show([figure for part in PARTS for figure in found[part]])
+    given.out.write_text(page(found, given.date), encoding="utf-8")
+    print(f"wrote {given.out}")
+
+
+if __name__ == "__main__":
+    main()
