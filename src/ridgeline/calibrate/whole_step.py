@@ -60,6 +60,7 @@ CHIP_KNOBS = (
 )
 STACK_KNOBS = (
     Knob("elementwise_passes", 0.8, 4.0, 1.4, 0.4),
+    Knob("softmax_passes", 3.0, 16.0, 6.0, 0.3),
     Knob("host", 0.5e-6, 30e-6, 6e-6, 0.6),
     Knob("hand_over", 1e-5, 5e-3, 3e-4, 1.0),
     Knob("step_fixed", 1e-3, 0.5, 0.03, 1.0),
@@ -177,10 +178,13 @@ def fit(rows: Sequence[Row], progress: Callable[[str], None] = print) -> Fit:
 
 
 def _applies(kind: str, name: str, knob: Knob) -> bool:
-    """Attention shares and blocking hand-overs are fitted where the stack says it has them."""
+    """Softmax passes, attention shares and blocking hand-overs are fitted where the stack has them."""
     if kind == "chip":
         return True
-    value = float(getattr(catalog.stack(name), knob.name))
+    stack = catalog.stack(name)
+    value = float(getattr(stack, knob.name))
+    if knob.name == "softmax_passes":
+        return stack.attention == "unfused"
     if knob.name.startswith("attention"):
         return value < 1.0
     return knob.name != "hand_over" or value > 0.0

@@ -19,11 +19,14 @@ def activation_bytes(block: Block, recompute: str) -> Size:
         return block.input_bytes
     kept: Size = 0.0
     for op in block.ops:
-        if recompute == "selective" and op.selective and isinstance(op, Stream):
+        again = recompute == "selective"
+        if isinstance(op, Stream) and again and op.selective and not op.keeps:
             continue  # made again; the inputs of repeated matmuls and the output of fused attention stay
-        kept = kept + op.saved
         if isinstance(op, Gemm):
             kept = kept + op.saved_out
+            if again and op.remade:
+                continue
+        kept = kept + op.saved
     return kept
 
 

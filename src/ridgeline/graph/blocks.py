@@ -93,7 +93,7 @@ def _feed_forward(
 ) -> list[Op]:
     t, arms = style.seq, 2.0 if gated else 1.0
     return [
-        *linear(style, up, arms * f, h, COLUMN, saved=not shares_input, talks=not shares_input),
+        *linear(style, up, arms * f, h, COLUMN, saved=not shares_input, talks=not shares_input, remade=True),
         Stream(
             act,
             2.0 * (arms + 1.0) * t * f,
@@ -101,8 +101,10 @@ def _feed_forward(
             split=SHARD,
             saved=2.0 * arms * t * f,
             saved_split=SHARD,
+            selective=style.modules,
+            keeps=True,
         ),
-        *linear(style, down, h, f, ROW),
+        *linear(style, down, h, f, ROW, remade=True),
     ]
 
 
@@ -145,6 +147,8 @@ def _moe(mlp: Moe, h: float, style: Style) -> list[Op]:
             saved=2.0 * arms * rows * f,
             saved_split=EXPERT,
             divides="features",
+            selective=style.modules,
+            keeps=True,
         ),
         Gemm(
             "expert fc2",
@@ -157,6 +161,7 @@ def _moe(mlp: Moe, h: float, style: Style) -> list[Op]:
             saved=kept * rows * f,
             saved_split=EXPERT,
             divides="k",
+            remade=style.modules,
         ),
         Stream("unsort", 4.0 * rows * h, 4.0 * rows * h, split=EXPERT, launches=2.0, fusible=False),
         Stream(
@@ -211,7 +216,7 @@ def embedding_block(arch: Architecture, style: Style) -> Block:
         )
     ]
     if arch.embedding_norm:
-        ops.append(norm(style, "embedding norm", h))
+        ops.append(norm(style, "embedding norm", h, again=False))
     return Block("embedding", tuple(ops), embedding_weights(arch, style.trained))
 
 
@@ -232,7 +237,7 @@ def head_block(arch: Architecture, style: Style) -> Block:
     else:
         kept, made = 2.0, 2.0
     ops: tuple[Op, ...] = (
-        norm(style, "final norm", h),
+        norm(style, "final norm", h, again=False),
         Gemm("head", t, v, h, role="head", trained=style.trained, saved=2.0 * t * h),
         Stream(
             "loss",

@@ -36,6 +36,15 @@ class Style:
         """Linear layers keep a low-precision copy of their input, besides what its producer keeps in bf16."""
         return self.recipe.saved_linear_bytes < 2.0
 
+    @property
+    def modules(self) -> bool:
+        """Selective recompute repeats norms and activations, as frameworks do once attention is fused.
+
+        Before that it repeated the scores of attention (arXiv:2205.05198, section 5); Megatron-Core lists the
+        modules as ``recompute_modules`` (layernorm, moe_act, mlp, mla_up_proj).
+        """
+        return self.stack.attention != "unfused"
+
 
 def linear(
     style: Style,
@@ -51,12 +60,14 @@ def linear(
     kv_heads: float = 1.0,
     talks: bool = True,
     selective: bool = False,
+    remade: bool = False,
 ) -> list[Op]:
     """A linear layer with weights ``[n, k]``: matmul, the casts of its recipe and its low-rank adapter.
 
     ``saved``: the input is kept for the weight gradient (or for the adapter, where the weights are frozen)
     and no other operator keeps it. ``saved_out``: bytes of the output that the next operator needs for its
-    backward. ``adapted``: low-rank training adapts this layer.
+    backward. ``adapted``: low-rank training adapts this layer. ``remade``: the input comes from a norm or an
+    activation that selective recompute repeats.
     """
     t, recipe = style.seq, style.recipe
     region = SEQUENCE if split in (COLUMN, SEQUENCE) else SHARD
@@ -72,6 +83,7 @@ def linear(
             saved=kept,
             saved_split=region,
             saved_out=saved_out,
+            remade=remade and style.modules,
             kv_columns=kv_columns,
             kv_heads=kv_heads,
             talks=talks,
@@ -109,11 +121,21 @@ def _gathered(region: str) -> str:
     return "whole" if region == SEQUENCE else region
 
 
-def norm(style: Style, name: str, width: float, split: str = SEQUENCE) -> Stream:
-    """RMS or layer norm over ``width`` features: bf16 read and write; backward reads twice, writes once."""
+def norm(style: Style, name: str, width: float, split: str = SEQUENCE, *, again: bool = True) -> Stream:
+    """RMS or layer norm over ``width`` features: bf16 read and write; backward reads twice, writes once.
+
+    ``again``: selective recompute may repeat it, so that its output need not be kept.
+    """
     t = style.seq
     return Stream(
-        name, 4.0 * t * width, 6.0 * t * width, split=split, saved=2.0 * t * width, saved_split=split
+        name,
+        4.0 * t * width,
+        6.0 * t * width,
+        split=split,
+        saved=2.0 * t * width,
+        saved_split=split,
+        selective=style.modules and again,
+        keeps=True,
     )
 
 
@@ -148,12 +170,11 @@ def core_attention(
     qk_dim: float,
     v_dim: float,
     keys: float,
-    again: bool = True,
 ) -> list[Op]:
     """Scores, softmax and values: one fused kernel, or separate matmuls as before FlashAttention.
 
     ``keys`` per query are computed by the fused kernel; unfused kernels compute all of the sequence.
-    ``again``: the fused kernel is what selective recompute repeats.
+    Selective recompute repeats the unfused form; a fused kernel keeps so little that it is never repeated.
     """
     s = style.seq
     if style.stack.attention == "unfused":
@@ -196,11 +217,7 @@ def core_attention(
         ]
     # the output in the format of attention, and the fp32 logarithm of each row's sum
     kept = style.attention_bytes * s * heads * v_dim + 4.0 * s * heads
-    return [
-        FusedAttention(
-            "attention", 1.0, heads, kv_heads, s, s, qk_dim, v_dim, keys / s, saved=kept, selective=again
-        )
-    ]
+    return [FusedAttention("attention", 1.0, heads, kv_heads, s, s, qk_dim, v_dim, keys / s, saved=kept)]
 
 
 def _projection(style: Style, hidden: float, width: float, *, gated: bool, talks: bool = True) -> list[Op]:
@@ -228,6 +245,7 @@ def attention(mixer: Attention, hidden: float, style: Style, *, talks: bool = Tr
         adapted=True,
         kv_columns=2 * kv,
         kv_heads=float(mixer.kv_heads),
+        remade=True,
     )
     if mixer.qk_norm:
         ops.append(norm(style, "qk norm", q + kv, HEADS))
@@ -255,12 +273,12 @@ def latent_attention(mixer: LatentAttention, hidden: float, style: Style, *, tal
     qk, v = float(mixer.nope_dim + mixer.rope_dim), float(mixer.v_dim)
     ops: list[Op] = []
     if mixer.q_lora:
-        ops += linear(style, "q down", mixer.q_lora, hidden, SEQUENCE)
+        ops += linear(style, "q down", mixer.q_lora, hidden, SEQUENCE, remade=True)
         ops.append(norm(style, "q norm", mixer.q_lora))
         ops += linear(style, "q up", h * qk, mixer.q_lora, COLUMN, adapted=True, selective=True)
     else:
-        ops += linear(style, "q", h * qk, hidden, COLUMN, adapted=True)
-    ops += linear(style, "kv down", mixer.kv_lora + mixer.rope_dim, hidden, SEQUENCE)
+        ops += linear(style, "q", h * qk, hidden, COLUMN, adapted=True, remade=True)
+    ops += linear(style, "kv down", mixer.kv_lora + mixer.rope_dim, hidden, SEQUENCE, remade=True)
     ops.append(norm(style, "kv norm", mixer.kv_lora))
     ops += linear(
         style, "kv up", h * (mixer.nope_dim + v), mixer.kv_lora, COLUMN, adapted=True, selective=True
@@ -284,7 +302,7 @@ def latent_attention(mixer: LatentAttention, hidden: float, style: Style, *, tal
         ops += _indexer(mixer, hidden, style)
     selected = float(mixer.index_topk) if mixer.index_topk else None
     keys = keys_per_query(style, selected)
-    ops += core_attention(style, heads=h, kv_heads=h, qk_dim=qk, v_dim=v, keys=keys, again=False)
+    ops += core_attention(style, heads=h, kv_heads=h, qk_dim=qk, v_dim=v, keys=keys)
     return ops + _projection(style, hidden, h * v, gated=False, talks=talks)
 
 
@@ -323,7 +341,7 @@ def state_space(mixer: StateSpace, hidden: float, style: Style, *, talks: bool =
     convolved = inner + 2 * mixer.groups * n
     wide = inner + convolved + heads
     return [
-        *linear(style, "in proj", wide, hidden, COLUMN, saved_out=2.0 * t * wide),
+        *linear(style, "in proj", wide, hidden, COLUMN, saved_out=2.0 * t * wide, remade=True),
         Stream("short convolution", 4.0 * t * convolved, 6.0 * t * convolved, split=SHARD),
         _chunk("chunk scores", c, c, n, chunks),
         _chunk("chunk values", c, p, c, chunks),
@@ -348,7 +366,7 @@ def _selective_scan(mixer: StateSpace, hidden: float, style: Style, *, talks: bo
     rank, n = float(mixer.dt_rank or 0), float(mixer.state)
     moved = 2.0 * t * (4.0 * inner + 2.0 * n)
     return [
-        *linear(style, "in proj", 2 * inner, hidden, COLUMN, saved_out=4.0 * t * inner),
+        *linear(style, "in proj", 2 * inner, hidden, COLUMN, saved_out=4.0 * t * inner, remade=True),
         Stream("short convolution", 4.0 * t * inner, 6.0 * t * inner, split=SHARD),
         *linear(style, "x proj", rank + 2 * n, inner, ROW),
         *linear(style, "dt proj", inner, rank, COLUMN, saved_out=2.0 * t * inner, talks=False),
@@ -381,7 +399,7 @@ def linear_attention(mixer: LinearAttention, hidden: float, style: Style, *, tal
     chunks = mixer.v_heads * t / c
     wide = 2 * k + v + gates
     kept = 2.0 * t * (wide if mixer.conv else gates)
-    ops = linear(style, "in proj", wide, hidden, COLUMN, saved_out=kept)
+    ops = linear(style, "in proj", wide, hidden, COLUMN, saved_out=kept, remade=True)
     if mixer.conv:
         ops.append(Stream("short convolution", 4.0 * t * (2 * k + v), 6.0 * t * (2 * k + v), split=SHARD))
     ops += [

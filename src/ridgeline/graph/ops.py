@@ -48,6 +48,7 @@ class Gemm:
     saved: Size = 0.0  # bytes of its input kept for backward besides what other operators keep
     saved_split: str = SEQUENCE
     saved_out: Size = 0.0  # bytes of its output kept for backward, split like the output
+    remade: bool = False  # selective recompute makes its input again: ``saved`` is not kept
     selective: bool = False  # dropped and computed again under selective recompute
     launches: float = 1.0
     kv_columns: float = 0.0  # of n: key and value columns, of which a rank holds at least one head
@@ -78,7 +79,7 @@ class FusedAttention:
     saved_split: str = HEADS
     launches: float = 1.0
     split: str = HEADS
-    selective: bool = True
+    selective: bool = False
 
     @property
     def flops(self) -> Size:
@@ -99,6 +100,7 @@ class Stream:
     saved_split: str = SEQUENCE
     transient: Size = 0.0  # bytes that live only while it runs, split like the operator
     selective: bool = False
+    keeps: bool = False  # repeated under selective recompute from ``saved``, which stays
     launches: float = 1.0
     fusible: bool = True  # scales with the stack's elementwise_passes
     divides: str = ""  # expert tensor parallelism divides its features; otherwise every rank does all of it
