@@ -43,7 +43,6 @@ def calibration() -> Calibration:
         grouped={},
         stream=StreamFit.model_construct(provenance=fitted),
         energy=EnergyFit.model_construct(provenance=moved),
-        in_situ={"bf16": 1.06},
     )
     links = LinkCalibration.model_construct(
         chip="h100-sxm",

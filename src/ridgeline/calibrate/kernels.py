@@ -61,8 +61,6 @@ HEAD_HALF = 32.0
 #: Memory-bound kernels: achieved shares on H100 are 0.45 at 14 MB, 0.6 at 30 MB and 0.85 at 400 MB, which is
 #: 0.9 of the bandwidth after 5 us, half of them launch and half ramp.
 STREAM_SHARE, STREAM_LAUNCH_S, STREAM_RAMP_S = 0.90, 2.5e-6, 2.5e-6
-#: One in-situ factor per format until whole steps are fitted.
-IN_SITU = 1.05
 
 
 def solve(
@@ -334,7 +332,6 @@ def _fit_chip(tables: Mapping[str, Table], table_name: str, chip: Chip) -> Kerne
         grouped=grouped,
         stream=stream,
         energy=energy_fit(chip, gemm),
-        in_situ=dict.fromkeys(gemm, IN_SITU),
     )
 
 

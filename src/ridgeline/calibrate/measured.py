@@ -65,7 +65,6 @@ def from_measured(
             "gemm": gemm,
             "attention": attention,
             "energy": energy_fit(chip, gemm),
-            "in_situ": {name: base.in_situ.get(name, base.in_situ["bf16"]) for name in gemm},
         }
     )
 

@@ -88,6 +88,3 @@ class KernelCalibration(Spec):
     grouped: dict[str, GroupedFit]
     stream: StreamFit
     energy: EnergyFit
-    in_situ: dict[str, float] = Field(
-        description="kernel time inside a real step over the isolated time, by format, within 1.0 and 1.15"
-    )

@@ -12,8 +12,10 @@ import numpy as np
 
 from ridgeline.facts.calibration import Calibration
 from ridgeline.facts.chip import Chip, Cluster
+from ridgeline.facts.kernel_calibration import KernelCalibration
 from ridgeline.facts.stack import Stack
 from ridgeline.graph.build import Model
+from ridgeline.graph.cache import by_identity
 from ridgeline.graph.ops import FloatArray
 from ridgeline.graph.shape import Shape
 from ridgeline.sim.messages import Messages, message_times
@@ -26,9 +28,16 @@ from ridgeline.sim.program import (
     WEIGHT_GRAD,
     Program,
 )
-from ridgeline.timing.attention import attention_bytes, attention_rates, attention_seconds
-from ridgeline.timing.gemm import gemm_rates, gemm_seconds
-from ridgeline.timing.grouped import grouped_rates, grouped_seconds
+from ridgeline.timing.attention import (
+    AttentionRates,
+    attention_bytes,
+    attention_flops,
+    attention_rates,
+    attention_seconds,
+)
+from ridgeline.timing.energy import joules_per_flop
+from ridgeline.timing.gemm import GemmRates, gemm_bytes, gemm_flops, gemm_rates, gemm_seconds
+from ridgeline.timing.grouped import GroupedRates, grouped_rates, grouped_seconds
 from ridgeline.timing.stream import stream_rates, stream_seconds
 
 
@@ -43,23 +52,32 @@ class KernelTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What the energy of a step counts, per micro-batch and block ``[blocks, shapes]``."""
+
+    flops: FloatArray  # of matrix kernels
+    joules: FloatArray  # dynamic energy of these
+    bytes: FloatArray  # of device memory
+
+
+@dataclass(frozen=True, slots=True)
 class BlockTimes:
     """Seconds of one micro-batch ``[3 phases, blocks, shapes]`` and what selective recompute repeats of forward."""
 
     program: Program
     kernels: KernelTimes
     peak_s: FloatArray  # matrix FLOPs at peak
-    kernel_s: FloatArray  # what matrix kernels take beyond that
+    matrix_s: FloatArray  # matrix kernels
     stream_s: FloatArray
-    host_s: FloatArray  # dispatch of all kernels
+    host_s: FloatArray  # [3 phases, blocks]: dispatch of all kernels
     tp_s: FloatArray  # exposed communication
     cp_s: FloatArray
     ep_s: FloatArray
     link_bytes: FloatArray  # [blocks, shapes] sent per micro-batch, all axes
-    flops: FloatArray
-    bytes: FloatArray
+    forward: Work
+    work: Work  # of all phases
     selective_peak_s: FloatArray  # [blocks, shapes]
-    selective_kernel_s: FloatArray
+    selective_matrix_s: FloatArray
     selective_stream_s: FloatArray
     num_layer_kinds: int  # blocks come as layer kinds, embedding, head and perhaps multi-token prediction
 
@@ -77,27 +95,45 @@ def block_times(
     overlap_ep: bool,
 ) -> BlockTimes:
     """Time every operator and message of a sharded ``model`` for one micro-batch."""
+    make = _of_one_shape if shape.tp.size == 1 else _block_times
+    return make(program, model, chip, cluster, calibration, stack, overlap_tp, overlap_ep, shape=shape)
+
+
+def _block_times(
+    program: Program,
+    model: Model,
+    chip: Chip,
+    cluster: Cluster,
+    calibration: Calibration,
+    stack: Stack,
+    overlap_tp: bool,
+    overlap_ep: bool,
+    *,
+    shape: Shape,
+) -> BlockTimes:
     kernels = kernel_times(program, model, shape.tp.size, chip, calibration, stack)
     messages = message_times(
         program, kernels.seconds, model, shape, cluster, calibration.links, stack,
         overlap_tp=overlap_tp, overlap_ep=overlap_ep,
     )  # fmt: skip
-    return _sum(program, kernels, messages, stack, len(model.layers))
+    return _sum(program, kernels, messages, calibration, stack, len(model.layers))
+
+
+#: Plans with the same degrees inside a layer share one sharded model, which its shape follows from, and its times.
+_of_one_shape = by_identity(_block_times)
 
 
 def kernel_times(
     program: Program, model: Model, shapes: int, chip: Chip, calibration: Calibration, stack: Stack
 ) -> KernelTimes:
     """Time the kernels of ``program`` at the sizes of a sharded ``model``."""
-    parts = [
-        _gemms(program, _sizes(program, model, GEMM, shapes), chip, calibration, stack),
-        _grouped(program, _sizes(program, model, GROUPED, shapes), chip, calibration),
-        _attention(program, _sizes(program, model, ATTENTION, shapes), chip, calibration, stack),
-        _streams(program, _sizes(program, model, STREAM, shapes), chip, calibration),
-    ]
-    flops, moved, peak, seconds = (
-        np.concatenate(columns) for columns in zip(*(p for p in parts if p), strict=True)
-    )
+    flops, moved, peak, seconds = times = np.zeros((4, len(program.rows), shapes))
+    for kind, time in ((GEMM, _gemms), (GROUPED, _grouped), (ATTENTION, _attention), (STREAM, _streams)):
+        rows = program.span[kind]
+        if rows.start < rows.stop:
+            sizes = _sizes(program, model, kind, shapes)
+            for values, part in zip(times, time(program, sizes, chip, calibration, stack), strict=True):
+                values[rows] = part
     return KernelTimes(flops, moved, peak, seconds)
 
 
@@ -105,7 +141,7 @@ def _sizes(program: Program, model: Model, kind: int, shapes: int) -> FloatArray
     """Sizes of the rows of one kind ``[sizes, rows, shapes]``."""
     rows = program.of(kind)
     blocks = model.blocks
-    table = np.empty((len(rows[0].sizes) if rows else 0, len(rows), shapes))
+    table = np.empty((len(rows[0].sizes), len(rows), shapes))
     for i, row in enumerate(rows):
         op = blocks[row.block].ops[row.op]
         for j, name in enumerate(row.sizes):
@@ -113,33 +149,47 @@ def _sizes(program: Program, model: Model, kind: int, shapes: int) -> FloatArray
     return table
 
 
-_Part = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
+_Part = tuple[FloatArray, FloatArray, FloatArray | float, FloatArray]  # FLOPs, bytes, seconds at peak, seconds
+
+
+@by_identity
+def _gemm_rates(program: Program, chip: Chip, kernels: KernelCalibration, stack: Stack) -> GemmRates:
+    # a weight gradient is added to the gradient buffer: read and written, in fp32 or bf16
+    out = np.where(program.phase(GEMM, WEIGHT_GRAD), 8.0 if stack.grad_fp32 else 4.0, 2.0)
+    return gemm_rates(chip, kernels, program.formats(GEMM))._replace(out_bytes=out)
+
+
+@by_identity
+def _grouped_rates(program: Program, chip: Chip, kernels: KernelCalibration) -> GroupedRates:
+    return grouped_rates(chip, kernels, program.formats(GROUPED))
+
+
+@by_identity
+def _attention_rates(
+    program: Program, chip: Chip, kernels: KernelCalibration, stack: Stack
+) -> AttentionRates:
+    rates = attention_rates(chip, kernels, program.formats(ATTENTION))
+    return rates._replace(rate=np.asarray(rates.rate) * attention_share(stack, chip))
 
 
 def _gemms(program: Program, sizes: FloatArray, chip: Chip, calibration: Calibration, stack: Stack) -> _Part:
-    m, n, k, copies = (
-        np.maximum(sizes[0], 1.0),
-        np.maximum(sizes[1], 1.0),
-        np.maximum(sizes[2], 1.0),
-        sizes[3],
-    )
-    # a weight gradient is added to the gradient buffer: read and written, in fp32 or bf16
-    out = np.where(program.phase(GEMM, WEIGHT_GRAD), 8.0 if stack.grad_fp32 else 4.0, 2.0)
-    rates = gemm_rates(chip, calibration.kernels, program.formats(GEMM))._replace(out_bytes=out)
+    m, n, k = np.maximum(sizes[:3], 1.0)
+    copies = sizes[3]
+    rates = _gemm_rates(program, chip, calibration.kernels, stack)
     seconds = gemm_seconds(m, n, k, copies, rates)
-    moved = (np.asarray(rates.in_bytes) * k * (m + n) + out * m * n) * copies
-    flops = 2.0 * m * n * k * copies
+    moved = gemm_bytes(m, n, k, copies, in_bytes=rates.in_bytes, out_bytes=rates.out_bytes)
+    flops = gemm_flops(m, n, k, copies)
     return flops, moved, flops / rates.peak_flops_per_s, seconds
 
 
-def _grouped(program: Program, sizes: FloatArray, chip: Chip, calibration: Calibration) -> _Part | None:
-    if not sizes.size:
-        return None
+def _grouped(
+    program: Program, sizes: FloatArray, chip: Chip, calibration: Calibration, stack: Stack
+) -> _Part:
     a, b, c, groups = sizes
     # the routed rows are the first size forward and the third in a weight gradient: same work, same formula
     weight = program.phase(GROUPED, WEIGHT_GRAD)
     rows, wide, deep = np.where(weight, c, a), np.where(weight, a, b), np.where(weight, b, c)
-    rates = grouped_rates(chip, calibration.kernels, program.formats(GROUPED))
+    rates = _grouped_rates(program, chip, calibration.kernels)
     seconds = grouped_seconds(np.maximum(rows, 1.0), groups, wide, deep, rates)
     moved = np.asarray(rates.gemm.in_bytes) * (rows * (wide + deep) + groups * wide * deep)
     flops = 2.0 * rows * wide * deep
@@ -153,58 +203,70 @@ def attention_share(stack: Stack, chip: Chip) -> float:
 
 def _attention(
     program: Program, sizes: FloatArray, chip: Chip, calibration: Calibration, stack: Stack
-) -> _Part | None:
-    if not sizes.size:
-        return None
+) -> _Part:
     b, heads, kv_heads, q, kv, qk, v, share = sizes
-    rates = attention_rates(chip, calibration.kernels, program.formats(ATTENTION))
-    rates = rates._replace(rate=np.asarray(rates.rate) * attention_share(stack, chip))
+    rates = _attention_rates(program, chip, calibration.kernels, stack)
     back = ~program.phase(ATTENTION, FORWARD)
-    forward = attention_seconds(b, heads, kv_heads, q, kv, qk, v, rates, causal_share=share)
-    backward = attention_seconds(b, heads, kv_heads, q, kv, qk, v, rates, causal_share=share, backward=True)
+    seconds = attention_seconds(b, heads, kv_heads, q, kv, qk, v, rates, causal_share=share, backward=back)
     # the ideal counts two products backward per product forward; the scores computed again are the kernel's choice
     twice = np.where(back, 2.0, 1.0)
-    flops = twice * 2.0 * b * heads * q * kv * share * (qk + v)
+    flops = twice * attention_flops(b, heads, q, kv, qk, v, share)
     moved = twice * attention_bytes(b, heads, kv_heads, q, kv, qk, v, rates)
-    return flops, moved, flops / rates.peak_flops_per_s, np.where(back, backward, forward)
+    return flops, moved, flops / rates.peak_flops_per_s, seconds
 
 
-def _streams(program: Program, sizes: FloatArray, chip: Chip, calibration: Calibration) -> _Part:
+def _streams(
+    program: Program, sizes: FloatArray, chip: Chip, calibration: Calibration, stack: Stack
+) -> _Part:
     rows = program.of(STREAM)
     moved = sizes[0] * np.array([[row.passes] for row in rows])
     launches = np.array([[row.launches] for row in rows])
     seconds = stream_seconds(moved, stream_rates(chip, calibration.kernels), kernels=launches)
-    nothing = np.zeros_like(moved)
-    return nothing, moved, nothing, seconds
+    return np.zeros_like(moved), moved, 0.0, seconds
+
+
+@by_identity
+def _flop_joules(program: Program, kernels: KernelCalibration) -> FloatArray:
+    """Dynamic joules of one FLOP of every row ``[rows, 1]``; streams count none."""
+    return np.array([[joules_per_flop(kernels.energy, row.format)] for row in program.rows])
 
 
 def _sum(
-    program: Program, kernels: KernelTimes, messages: Messages, stack: Stack, num_layer_kinds: int
+    program: Program,
+    kernels: KernelTimes,
+    messages: Messages,
+    calibration: Calibration,
+    stack: Stack,
+    num_layer_kinds: int,
 ) -> BlockTimes:
-    matrix = slice(0, program.span[STREAM].start)
+    rows, shapes = kernels.seconds.shape
     stream = program.span[STREAM]
-    extra = kernels.seconds[matrix] - kernels.peak_s[matrix]
-    shapes = kernels.seconds.shape[1]
-
-    def total(values: FloatArray, rows: slice) -> FloatArray:
-        return (program.incidence[:, rows] @ values).reshape(3, program.num_blocks, shapes)
-
-    host = program.launches.reshape(3, program.num_blocks, 1) * stack.host
+    table = np.zeros((rows, 6, shapes))
+    table[:, 0] = kernels.peak_s
+    table[: stream.start, 1] = kernels.seconds[: stream.start]
+    table[stream, 2] = kernels.seconds[stream]
+    table[:, 3] = kernels.flops
+    table[:, 4] = kernels.flops * _flop_joules(program, calibration.kernels)
+    table[:, 5] = kernels.bytes
+    flat = table.reshape(rows, -1)
+    sums = (program.incidence @ flat).reshape(3, program.num_blocks, 6, shapes)
+    again = (program.again @ flat).reshape(program.num_blocks, 6, shapes)
+    whole = sums.sum(axis=0)
     return BlockTimes(
         program=program,
         kernels=kernels,
-        peak_s=total(kernels.peak_s[matrix], matrix),
-        kernel_s=total(extra, matrix),
-        stream_s=total(kernels.seconds[stream], stream),
-        host_s=np.broadcast_to(host, (3, program.num_blocks, shapes)),
+        peak_s=sums[:, :, 0],
+        matrix_s=sums[:, :, 1],
+        stream_s=sums[:, :, 2],
+        host_s=program.launches.reshape(3, program.num_blocks) * stack.host,
         tp_s=messages.exposed["tp"],
         cp_s=messages.exposed["cp"],
         ep_s=messages.exposed["ep"],
         link_bytes=messages.sent_bytes,
-        flops=total(kernels.flops[matrix], matrix),
-        bytes=total(kernels.bytes, slice(None)),
-        selective_peak_s=program.again[:, matrix] @ kernels.peak_s[matrix],
-        selective_kernel_s=program.again[:, matrix] @ extra,
-        selective_stream_s=program.again[:, stream] @ kernels.seconds[stream],
+        forward=Work(sums[FORWARD, :, 3], sums[FORWARD, :, 4], sums[FORWARD, :, 5]),
+        work=Work(whole[:, 3], whole[:, 4], whole[:, 5]),
+        selective_peak_s=again[:, 0],
+        selective_matrix_s=again[:, 1],
+        selective_stream_s=again[:, 2],
         num_layer_kinds=num_layer_kinds,
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ridgeline.facts.chip import Chip
 from ridgeline.facts.kernel_calibration import AttentionFit, KernelCalibration
@@ -88,12 +89,12 @@ def attention_flops(
     v_dim: Numeric,
     causal_share: Numeric = 1.0,
     *,
-    backward: bool = False,
+    backward: bool | NDArray[np.bool_] = False,
 ) -> Array:
     """Matrix work [FLOP]: 2 batch heads q kv share (head_dim + v_dim), times 2.5 for backward."""
     pairs = np.asarray(q_len, dtype=np.float64) * kv_len * causal_share
     forward = 2.0 * batch * heads * pairs * (np.asarray(head_dim, dtype=np.float64) + v_dim)
-    return np.asarray(forward * (BACKWARD_FLOPS if backward else 1.0))
+    return np.asarray(forward * np.where(backward, BACKWARD_FLOPS, 1.0))
 
 
 def attention_bytes(
@@ -106,13 +107,13 @@ def attention_bytes(
     v_dim: Numeric,
     rates: AttentionRates,
     *,
-    backward: bool = False,
+    backward: bool | NDArray[np.bool_] = False,
 ) -> Array:
     """Memory traffic with Q, K, V and O moved once [byte]; backward moves twice as much."""
     width = np.asarray(head_dim, dtype=np.float64) + v_dim
     queries = np.asarray(heads, dtype=np.float64) * q_len * rates.value_bytes
     keys = np.asarray(kv_heads, dtype=np.float64) * kv_len * rates.kv_bytes
-    return np.asarray(batch * width * (queries + keys) * (BACKWARD_BYTES if backward else 1.0))
+    return np.asarray(batch * width * (queries + keys) * np.where(backward, BACKWARD_BYTES, 1.0))
 
 
 def attention_bound_seconds(
@@ -126,7 +127,7 @@ def attention_bound_seconds(
     rates: AttentionRates,
     *,
     causal_share: Numeric = 1.0,
-    backward: bool = False,
+    backward: bool | NDArray[np.bool_] = False,
 ) -> Array:
     """Roofline lower bound [s]: max(FLOPs / peak, bytes / bandwidth). Shapes as in `attention_seconds`."""
     flops = attention_flops(batch, heads, q_len, kv_len, head_dim, v_dim, causal_share, backward=backward)
@@ -147,7 +148,7 @@ def attention_seconds(
     rates: AttentionRates,
     *,
     causal_share: Numeric = 1.0,
-    backward: bool = False,
+    backward: bool | NDArray[np.bool_] = False,
 ) -> Array:
     """Time of one fused attention kernel [s].
 
@@ -174,7 +175,7 @@ def attention_seconds(
         rates: hardware and fit, `attention_rates` or `fit_rates`.
         causal_share: computed pairs over q_len x kv_len: about 0.5 for a causal mask; a sliding window or a
             packed document is expressed by it and by ``kv_len``.
-        backward: input gradients (dQ, dK, dV), recomputation of the scores included.
+        backward: input gradients (dQ, dK, dV), recomputation of the scores included; a flag or one per operator.
 
     Valid range: head dimensions 64-256 (measured), 576 for latent attention (transferred).
     """
@@ -184,9 +185,7 @@ def attention_seconds(
     flops = attention_flops(batch, heads, q, kv, head, v_dim, causal_share, backward=backward)
     traffic = attention_bytes(batch, heads, kv_heads, q, kv, head, v_dim, rates, backward=backward)
     wide = head * (HEAD_DIM + rates.head_half) / (HEAD_DIM * (head + rates.head_half))
-    share = rates.rate * wide
-    if backward:
-        share = share * rates.backward
+    share = rates.rate * wide * np.where(backward, rates.backward, 1.0)
     core = rates.peak_flops_per_s * share
     blocks = batch * np.maximum(kv_heads, q * heads / QUERY_BLOCK)
     compute = flops * (1.0 + rates.half / (q + QUERY_BLOCK)) / core + blocks * rates.ramp / rates.cores
