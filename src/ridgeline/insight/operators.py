@@ -6,14 +6,14 @@ import numpy as np
 
 from ridgeline.metrics import OperatorTime
 from ridgeline.sim.program import KINDS, PHASES, STREAM
-from ridgeline.sim.step import Step, block_weights
+from ridgeline.sim.step import Step
 
 
 def operator_times(result: Step, plan: int = -1) -> tuple[OperatorTime, ...]:
     """One row per kernel of one micro-batch on the busiest stage of the plan at index ``plan``."""
     present = result.stages.number[:, plan] > 0
     where = int(np.where(present, result.costs.stage_s[:, plan], -1.0).argmax())
-    weights = block_weights(result)[:, where, plan]
+    weights = result.weights[:, where, plan]
     code = int(result.codes[plan])
     kernels = result.blocks.kernels
     rows = []

@@ -228,7 +228,8 @@ def _ring(key: str, placement: Placement, cluster: Cluster, passes: float) -> Tr
 
 def _outermost(placement: Placement) -> NDArray[np.bool_]:
     """The last tier that a group crosses ``[tiers, *plans]``."""
-    return np.logical_and(placement.crossed, placement.domains <= placement.domains[-1])
+    last: NDArray[np.bool_] = placement.crossed & (placement.domains <= placement.domains[-1])
+    return last
 
 
 def _on_first(placement: Placement, values: FloatArray) -> FloatArray:

@@ -35,6 +35,8 @@ class Placement:
         subgroups: parts of the group that a tier joins: its ranks on the innermost, else the domains of the tier
             inside ``[tiers, *plans]``.
         chips: chips that one domain of a tier joins ``[tiers, 1...]``, infinite where it joins all.
+        crossed: whether the group leaves a subgroup on a tier ``[tiers, *plans]``.
+        tiers: from the first to the last tier that any group of the placement crosses; empty if none crosses any.
     """
 
     size: FloatArray
@@ -43,17 +45,8 @@ class Placement:
     members: FloatArray
     subgroups: FloatArray
     chips: FloatArray
-
-    @property
-    def crossed(self) -> NDArray[np.bool_]:
-        """Whether the group leaves a domain on a tier ``[tiers, *plans]``."""
-        return self.subgroups > self.domains
-
-    @property
-    def tiers(self) -> slice:
-        """Tiers from the first to the last that any group of the placement crosses."""
-        crossed = np.flatnonzero(self.crossed.reshape(len(self.domains), -1).any(axis=1))
-        return slice(int(crossed[0]), int(crossed[-1]) + 1) if crossed.size else slice(0, 0)
+    crossed: NDArray[np.bool_]
+    tiers: slice
 
     @property
     def sharing(self) -> FloatArray:
@@ -73,7 +66,8 @@ class Placement:
         """
         inner = np.ones_like(self.chips)
         inner[1:] = self.chips[:-1]
-        return np.logical_or(self.stride % inner == 0, inner % self.stride == 0)
+        aligned: NDArray[np.bool_] = (self.stride % inner == 0) | (inner % self.stride == 0)
+        return aligned
 
 
 def place(size: Numeric, stride: Numeric, cluster: Cluster) -> Placement:
@@ -101,7 +95,10 @@ def place(size: Numeric, stride: Numeric, cluster: Cluster) -> Placement:
     subgroups = np.empty_like(domains)
     subgroups[0] = n
     subgroups[1:] = domains[:-1]
-    return Placement(n, s, domains, n / domains, subgroups, chips)
+    crossed = subgroups > domains
+    used = np.flatnonzero(crossed.reshape(len(chips), -1).any(axis=1))
+    tiers = slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0)
+    return Placement(n, s, domains, n / domains, subgroups, chips, crossed, tiers)
 
 
 @kept

@@ -1,0 +1,75 @@
+"""Activity: what a whole pipeline does in one micro-batch, the power cap it meets and the energy of a step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ridgeline.facts.plan import IntArray, PlanGrid
+from ridgeline.facts.scenario import Scenario
+from ridgeline.graph.ops import FloatArray
+from ridgeline.sim.layers import BlockTimes
+from ridgeline.timing.energy import CLOCK_POWER, chip_joules, power_stretch
+
+
+class Activity(NamedTuple):
+    """One micro-batch on one rank of every stage, summed ``[plans]``; nothing computed again is counted."""
+
+    matrix_s: FloatArray  # matrix kernels alone, no power cap
+    stream_s: FloatArray
+    talk_s: FloatArray  # exposed messages
+    flops: FloatArray  # of matrix kernels
+    joules: FloatArray  # dynamic energy of these
+    bytes: FloatArray  # of device memory
+    link_bytes: FloatArray
+    forward_flops: FloatArray
+    forward_joules: FloatArray
+    forward_bytes: FloatArray
+
+
+def activity(blocks: BlockTimes, held: FloatArray, codes: IntArray) -> Activity:
+    """Sum the blocks that all stages hold together, ``held`` of each ``[blocks, plans]``."""
+    rows = (
+        blocks.matrix_s.sum(axis=0),
+        blocks.stream_s.sum(axis=0),
+        (blocks.tp_s + blocks.cp_s + blocks.ep_s).sum(axis=0),
+        blocks.work.flops,
+        blocks.work.joules,
+        blocks.work.bytes,
+        blocks.link_bytes,
+        blocks.forward.flops,
+        blocks.forward.joules,
+        blocks.forward.bytes,
+    )
+    values = np.take(np.stack(rows), codes, axis=-1)
+    return Activity(*np.einsum("bp,vbp->vp", held, values))
+
+
+def stretch(scenario: Scenario, done: Activity) -> FloatArray:
+    """Slow-down of matrix kernels under the chip's power cap, over the mix of all stages ``[plans]``.
+
+    Kernel tables are timed in short runs at the boost clock; a training step holds the load and meets the cap.
+    """
+    fit, steps = scenario.calibration.kernels.energy, scenario.calibration.steps
+    other_s = done.stream_s * steps.in_situ + done.talk_s
+    other_j = fit.joules_per_byte * done.bytes + fit.joules_per_link_byte * done.link_bytes
+    matrix_j = steps.boost_energy * done.joules
+    return power_stretch(scenario.chip, fit, done.matrix_s * steps.in_situ, matrix_j, other_s, other_j)
+
+
+def energy(
+    scenario: Scenario, grid: PlanGrid, done: Activity, m: IntArray, total_s: FloatArray, slower: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Joules, FLOPs without and with recompute of all chips in one step of ``m`` micro-batches ``[plans]``."""
+    flops, joules, moved = done.flops, done.joules, done.bytes
+    if grid.recompute == "full":
+        flops = flops + done.forward_flops
+        joules = joules + done.forward_joules
+        moved = moved + done.forward_bytes
+    dynamic = m * joules * (scenario.calibration.steps.boost_energy * slower ** (1.0 - CLOCK_POWER))
+    ranks = grid.chips / grid.pp
+    spent = chip_joules(
+        scenario.calibration.kernels.energy, total_s * grid.pp, dynamic, m * moved, m * done.link_bytes
+    )
+    return spent * ranks, m * done.flops * ranks, m * flops * ranks

@@ -1,0 +1,127 @@
+"""Phases: seconds of forward, input gradient and weight gradient of one micro-batch on each class of stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ridgeline.facts.plan import IntArray, PlanGrid
+from ridgeline.graph.ops import FloatArray
+from ridgeline.graph.parallel.pp import Stages
+from ridgeline.sim.layers import BlockTimes
+from ridgeline.sim.program import FORWARD, INPUT_GRAD, WEIGHT_GRAD
+from ridgeline.sim.reality import Reality
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much slower kernels run inside a step than alone: matrix kernels (power cap and in-situ), streams."""
+
+    matrix: FloatArray
+    stream: float
+
+
+class Phases(NamedTuple):
+    """Seconds of one micro-batch per stage class ``[4, plans]``."""
+
+    forward_s: FloatArray
+    input_grad_s: FloatArray  # with what is computed again
+    weight_grad_s: FloatArray
+    exposed_s: dict[str, FloatArray]  # tp, cp, ep: messages among these that nothing hides
+
+
+def block_weights(stages: Stages, has_mtp: bool) -> FloatArray:
+    """How many of each block (layers, embedding, head, mtp) a stage class holds ``[blocks, 4, plans]``."""
+    kinds = len(stages.layers)
+    weights = np.empty((kinds + 2 + has_mtp, *stages.head.shape))
+    weights[:kinds], weights[kinds], weights[kinds + 1] = stages.layers, stages.embedding, stages.head
+    if has_mtp:  # one prediction depth: its projection, one more layer and one more head on the last stage
+        weights[kinds - 1] += stages.head
+        weights[kinds + 1] *= 2.0
+        weights[kinds + 2] = stages.head
+    return weights
+
+
+def phase_times(
+    blocks: BlockTimes,
+    weights: FloatArray,
+    codes: IntArray,
+    grid: PlanGrid,
+    pace: Pace,
+    real: Reality,
+    hand_over: float,
+) -> Phases:
+    """Sum the blocks of each stage class; ``hand_over`` is the host's time for one pipeline send."""
+    shared = not any(
+        isinstance(effect, np.ndarray) for effect in (real.kernels, real.streams, real.tp, real.cp, real.ep)
+    )
+    # effects that differ from plan to plan need blocks plan by plan; otherwise one set per shape does
+
+    def at(values: FloatArray) -> FloatArray:
+        return values if shared else values[..., codes]
+
+    def apart(peak_s: FloatArray, stream_s: FloatArray) -> FloatArray:
+        """Device time that the clock of matrix kernels does not touch."""
+        return at(peak_s) * (1.0 - real.kernels) + at(stream_s) * (pace.stream * real.streams)
+
+    talk = at(blocks.tp_s) * real.tp + at(blocks.cp_s) * real.cp + at(blocks.ep_s) * real.ep
+    rest = apart(blocks.peak_s, blocks.stream_s) + talk
+    matrix = at(blocks.matrix_s) * real.kernels
+    rows = [*rest, *matrix]
+    if grid.recompute == "full":  # embedding and head are never computed again
+        layers = np.arange(len(rest[FORWARD]))[:, None] < blocks.num_layer_kinds
+        rows += [rest[FORWARD] * layers, matrix[FORWARD] * layers]
+    elif grid.recompute == "selective":
+        rows.append(apart(blocks.selective_peak_s, blocks.selective_stream_s))
+        rows.append(at(blocks.selective_matrix_s) * real.kernels)
+    sums = _per_stage(weights, np.stack(rows), codes if shared else None)
+    forward, input_grad, weight_grad = sums[:3] + sums[3:6] * pace.matrix
+    if grid.recompute != "none":
+        again = sums[6] + sums[7] * pace.matrix
+        input_grad = input_grad + real.recompute * _chosen(weights, blocks, grid) * again
+    # launching is a race: a phase ends when both the device and the host that feeds it are done
+    ahead, behind = _host(blocks, weights, again=grid.recompute == "full")
+    forward = forward + real.host * np.maximum(ahead - forward, 0.0)
+    input_grad = input_grad + real.host * np.maximum(behind - input_grad - weight_grad, 0.0)
+    if hand_over:  # a blocking hand-over stops host and device alike, once each way
+        blocked = real.host * hand_over * (grid.pp > 1)
+        forward, input_grad = forward + blocked, input_grad + blocked
+    return Phases(forward, input_grad, weight_grad, _exposed(blocks, weights, codes))
+
+
+def _per_stage(weights: FloatArray, values: FloatArray, codes: IntArray | None) -> FloatArray:
+    """Sums over the blocks of each stage class: ``[values, blocks, shapes]`` (or plans) to ``[values, 4, plans]``."""
+    if codes is not None:
+        values = np.take(values, codes, axis=-1)
+    return np.einsum("bcp,vbp->vcp", weights, values)  # type: ignore[no-any-return]
+
+
+def _chosen(weights: FloatArray, blocks: BlockTimes, grid: PlanGrid) -> FloatArray | float:
+    """Share of a stage's layers that full recompute repeats ``[4, plans]``."""
+    if grid.recompute != "full" or (grid.recompute_layers < 0).all():
+        return 1.0
+    count = np.maximum(weights[: blocks.num_layer_kinds].sum(axis=0), 1e-9)
+    share = np.minimum(grid.recompute_layers / count, 1.0)
+    return np.where(grid.recompute_layers < 0, 1.0, share)
+
+
+def _host(blocks: BlockTimes, weights: FloatArray, *, again: bool) -> tuple[FloatArray, FloatArray]:
+    """Dispatch of the kernels of forward and of backward ``[4, plans]``."""
+    forward = blocks.host_s[FORWARD]
+    backward = blocks.host_s[INPUT_GRAD] + blocks.host_s[WEIGHT_GRAD]
+    launched = np.stack([forward, backward + forward if again else backward])
+    ahead, behind = (launched @ weights.reshape(len(weights), -1)).reshape(2, *weights.shape[1:])
+    return ahead, behind
+
+
+def _exposed(blocks: BlockTimes, weights: FloatArray, codes: IntArray) -> dict[str, FloatArray]:
+    """Exposed messages of each axis, all phases ``[4, plans]``."""
+    axes = {"tp": blocks.tp_s, "cp": blocks.cp_s, "ep": blocks.ep_s}
+    heard = [name for name, seconds in axes.items() if seconds.any()]
+    found = {name: np.zeros(weights.shape[1:]) for name in axes}
+    if heard:
+        values = np.stack([axes[name].sum(axis=0) for name in heard])
+        found.update(zip(heard, _per_stage(weights, values, codes), strict=True))
+    return found
