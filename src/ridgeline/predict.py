@@ -19,7 +19,7 @@ from ridgeline.insight.ladder import ladder
 from ridgeline.insight.operators import operator_times
 from ridgeline.insight.uncertainty import relative_interval
 from ridgeline.metrics import Prediction
-from ridgeline.sim.reality import ORDER, staircase
+from ridgeline.sim.reality import staircase
 from ridgeline.sim.stage_costs import stage_class
 from ridgeline.sim.step import Step, step
 from ridgeline.timing.rates import peak_flops_per_s
@@ -36,8 +36,7 @@ def train(scenario: Scenario) -> Prediction:
     plan = scenario.plan
     assert isinstance(plan, Plan)
     check_plan(scenario)
-    grid = PlanGrid.of([plan]).take(np.zeros(len(ORDER) + 1, dtype=np.int64))
-    return prediction(scenario, step(scenario, grid, REALITY))
+    return prediction(scenario, step(scenario, PlanGrid.of([plan]), REALITY))
 
 
 def prediction(scenario: Scenario, result: Step) -> Prediction:
@@ -51,10 +50,8 @@ def prediction(scenario: Scenario, result: Step) -> Prediction:
     supply = total * plan.chips * peak
     done = float(result.executed_flops[-1])
     model_s = float(result.total_s[0]) * min(needed / done, 1.0)
-    memory = {
-        kind: [float(result.memory[kind][c, -1]) for c in stage_class(np.arange(plan.pp), plan.pp)]
-        for kind in KINDS
-    }
+    stages = stage_class(np.arange(plan.pp), plan.pp)
+    memory = {kind: result.memory[kind][stages, -1].tolist() for kind in KINDS}
     peak_memory = max(sum(stage) for stage in zip(*memory.values(), strict=True))
     low, high = relative_interval(scenario, result)
     tokens = float(job.batch) * job.seq

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import numpy as np
 
 from ridgeline.metrics import OperatorTime
@@ -13,27 +15,29 @@ def operator_times(result: Step, plan: int = -1) -> tuple[OperatorTime, ...]:
     """One row per kernel of one micro-batch on the busiest stage of the plan at index ``plan``."""
     present = result.stages.number[:, plan] > 0
     where = int(np.where(present, result.costs.stage_s[:, plan], -1.0).argmax())
-    weights = result.weights[:, where, plan]
-    code = int(result.codes[plan])
-    kernels = result.blocks.kernels
-    rows = []
-    for i, row in enumerate(result.blocks.program.rows):
-        times = float(weights[row.block])
+    held = result.weights[:, where, plan].tolist()
+    program, kernels = result.blocks.program, result.blocks.kernels
+    matrix, stream = float(result.pace.matrix[plan]), result.pace.stream
+    table = np.stack([kernels.seconds, kernels.peak_s, kernels.flops, kernels.bytes])
+    found = []
+    for row, (alone, peak, flops, moved) in zip(
+        program.rows, table[:, :, int(result.codes[plan])].T.tolist(), strict=True
+    ):
+        times = held[row.block]
         if times <= 0.0:
             continue
-        pace = result.pace.stream if row.kind == STREAM else float(result.pace.matrix[plan])
-        seconds, peak = pace * float(kernels.seconds[i, code]), float(kernels.peak_s[i, code])
-        rows.append(
+        seconds = alone * (stream if row.kind == STREAM else matrix)
+        found.append(
             OperatorTime(
                 name=row.name,
                 phase=PHASES[row.phase],
                 kind=KINDS[row.kind],
                 count=times * row.launches,
                 seconds=times * seconds,
-                flops=times * float(kernels.flops[i, code]),
-                bytes=times * float(kernels.bytes[i, code]),
+                flops=times * flops,
+                bytes=times * moved,
                 format=row.format,
                 binds="memory" if row.kind == STREAM else "compute" if peak > 0.5 * seconds else "kernel",
             )
         )
-    return tuple(sorted(rows, key=lambda operator: -operator.seconds))
+    return tuple(sorted(found, key=attrgetter("seconds"), reverse=True))

@@ -79,9 +79,9 @@ def data_parallel(
     shards = params.dense_shards
     across = np.asarray(grid.tp, dtype=np.float64)
     dense_place = place(shards, across, cluster)
-    copies_place = place(np.asarray(grid.replicas), across * shards, cluster)
-    expert_place = place(params.expert_shards, np.asarray(grid.ep * grid.etp, dtype=np.float64), cluster)
     has_experts = bool(np.any(params.expert > 0.0))
+    if has_experts:
+        expert_place = place(params.expert_shards, np.asarray(grid.ep * grid.etp, dtype=np.float64), cluster)
 
     def both(kind: Kind, dense: FloatArray, expert: FloatArray) -> FloatArray:
         total = collective_seconds(kind, dense, dense_place, cluster, links)
@@ -90,8 +90,9 @@ def data_parallel(
         return total
 
     def copies(size: FloatArray) -> FloatArray:
-        if np.all(np.asarray(grid.replicas) == 1):
+        if (grid.replicas == 1).all():
             return zeros
+        copies_place = place(grid.replicas, across * shards, cluster)
         return collective_seconds("all_reduce", size, copies_place, cluster, links)
 
     volume = 1.0 - 1.0 / np.maximum(shards, 1.0)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ridgeline.facts.plan import IntArray, PlanGrid
+from ridgeline.facts.plan import IntArray, Plan, PlanGrid
 from ridgeline.facts.scenario import Scenario
+from ridgeline.facts.stack import Stack
 from ridgeline.graph.build import build, shard
 from ridgeline.graph.memory import Parameters, memory_by_kind, parameters
 from ridgeline.graph.ops import FloatArray
@@ -54,19 +55,21 @@ class Step:
     shape: Shape
 
 
-def overlaps(scenario: Scenario) -> dict[str, bool]:
+def overlaps(plan: Plan | PlanGrid, stack: Stack) -> dict[str, bool]:
     """Overlap switches of the plan, where it has an opinion, else of the stack."""
-    plan, stack = scenario.plan, scenario.stack
     names = ("overlap_tp", "overlap_grad", "overlap_param", "overlap_p2p", "overlap_ep")
-    return {
-        name: getattr(stack, name) if getattr(plan, name) is None else getattr(plan, name) for name in names
-    }
+    chosen = {name: getattr(plan, name) for name in names}
+    return {name: getattr(stack, name) if choice is None else choice for name, choice in chosen.items()}
 
 
 def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
-    """Predict one step of every plan of ``grid`` (one structure) in ``scenario`` (whose own plan is not used)."""
+    """Predict one step of every plan of ``grid`` (one structure) in ``scenario`` (whose own plan is not used).
+
+    A ``reality`` of arrays has one variant per plan, or several of a grid of one plan: times are then
+    ``[variants]``, and what does not depend on it keeps its one entry.
+    """
     arch, job, stack, recipe = scenario.architecture, scenario.job, scenario.stack, scenario.recipe
-    switch = overlaps(scenario.replace(plan=grid))
+    switch = overlaps(grid, stack)
     shape, codes = shapes_of(grid)
     if codes.size != len(grid):
         codes = np.broadcast_to(codes, (len(grid),))

@@ -63,9 +63,13 @@ class Price(NamedTuple):
 
     fixed_s: FloatArray
     per_byte_s: FloatArray
+    able: NDArray[np.bool_] | None = None  # plans that can run it ``[*plans]``; None = all
 
     def seconds(self, size_bytes: FloatArray) -> FloatArray:
-        """Each stage at its cheapest regime for ``size_bytes`` [B], which broadcasts with ``[*plans]``."""
+        """Each stage at its cheapest regime for ``size_bytes`` [B], which broadcasts with ``[*plans]``.
+
+        Infinite where the algorithm cannot run.
+        """
         total: FloatArray | None = None
         for stage in range(self.fixed_s.shape[1]):
             best: FloatArray | None = None
@@ -76,7 +80,7 @@ class Price(NamedTuple):
             assert best is not None
             total = best if total is None else total + best
         assert total is not None
-        return total
+        return total if self.able is None else np.where(self.able, total, np.inf)
 
 
 def collective_seconds(
@@ -117,30 +121,34 @@ def collective_seconds(
     """
     flows = _at_least_one(concurrent)
     size = np.asarray(size_bytes, dtype=np.float64)
-    found = algorithms(kind, placement, cluster, in_network=in_network, engine=engine)
+    # the same few groups come back in plan after plan
+    prices = _one_group if placement.size.size == 1 and isinstance(flows, float) else _prices
     best: FloatArray | None = None
-    for traffic in found:
-        total = traffic_seconds(traffic, size, placement, cluster, links, flows)
+    for algorithm in prices(kind, placement, cluster, links, flows, in_network, engine):
+        total = algorithm.seconds(size)
         best = total if best is None else np.minimum(best, total)
-    assert best is not None
-    return best
+    if best is None:
+        return np.zeros(np.broadcast_shapes(size.shape, placement.size.shape))
+    return np.where(placement.size > 1.0, best, 0.0)
 
 
-def traffic_seconds(
-    traffic: Traffic,
-    size: FloatArray,
+def _prices(
+    kind: str,
     placement: Placement,
     cluster: Cluster,
     links: LinkCalibration,
-    flows: FloatArray | float = 1.0,
-) -> FloatArray:
-    """Seconds of one algorithm for ``size`` [B], infinite where it cannot run and 0 for groups of one."""
+    flows: FloatArray | float,
+    in_network: bool,
+    engine: bool,
+) -> list[Price]:
+    """Prices of all algorithms; none for groups of one."""
+    found = algorithms(kind, placement, cluster, in_network=in_network, engine=engine)
     if placement.tiers.stop == 0:
-        return np.zeros(np.broadcast_shapes(size.shape, placement.size.shape))
-    time = price(traffic, placement, cluster, links, flows).seconds(size)
-    if traffic.able is not None:
-        time = np.where(traffic.able, time, np.inf)
-    return np.where(placement.size > 1.0, time, 0.0)
+        return []
+    return [price(traffic, placement, cluster, links, flows) for traffic in found]
+
+
+_one_group = kept(_prices)
 
 
 def bound_seconds(
@@ -358,9 +366,9 @@ def price(
     base = np.where(steps > 0.0, fits.base_s, 0.0)
     per_byte = moved * flows / _rate(fits, placement, cluster, tiers)
     if not traffic.streaming:
-        return Price(base + fixed, per_byte)
+        return Price(base + fixed, per_byte, traffic.able)
     fixed = base.max(axis=1, keepdims=True) + fixed.sum(axis=1, keepdims=True)
-    return Price(fixed, per_byte.max(axis=1, keepdims=True))
+    return Price(fixed, per_byte.max(axis=1, keepdims=True), traffic.able)
 
 
 class _Fits(NamedTuple):

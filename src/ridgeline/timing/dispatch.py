@@ -6,7 +6,7 @@ import numpy as np
 
 from ridgeline.facts.chip import Cluster
 from ridgeline.facts.link_calibration import LinkCalibration
-from ridgeline.timing.collectives import Traffic, peers, traffic_seconds
+from ridgeline.timing.collectives import Traffic, peers, price
 from ridgeline.timing.topology import FloatArray, Numeric, Placement
 
 
@@ -61,7 +61,10 @@ def dispatch_seconds(
     traffic = dispatch_traffic(key, topk, placement, node_limit)
     size = np.asarray(np.asarray(tokens, dtype=np.float64) * hidden_bytes)
     flows = np.asarray(concurrent, dtype=np.float64)
-    return traffic_seconds(traffic, size, placement, cluster, links, flows)
+    if placement.tiers.stop == 0:
+        return np.zeros(np.broadcast_shapes(size.shape, placement.size.shape))
+    time = price(traffic, placement, cluster, links, flows).seconds(size)
+    return np.where(placement.size > 1.0, time, 0.0)
 
 
 def dispatch_traffic(

@@ -88,6 +88,18 @@ def place(size: Numeric, stride: Numeric, cluster: Cluster) -> Placement:
     n, s = np.asarray(size, dtype=np.float64), np.asarray(stride, dtype=np.float64)
     if n.shape != s.shape:
         n, s = np.broadcast_arrays(n, s)
+    if n.size == 1:
+        return _place_one(float(n.item()), float(s.item()), n.shape, cluster)
+    return _place(n, s, cluster)
+
+
+@kept
+def _place_one(size: float, stride: float, shape: tuple[int, ...], cluster: Cluster) -> Placement:
+    """The same few groups come back in plan after plan."""
+    return _place(np.full(shape, size), np.full(shape, stride), cluster)
+
+
+def _place(n: FloatArray, s: FloatArray, cluster: Cluster) -> Placement:
     if n.size and min(n.min(), s.min()) < 1.0:
         raise ValueError("group size and stride must be at least 1")
     chips = _domain_chips(cluster, n.ndim)
