@@ -104,6 +104,11 @@ def _opening(board: Scoreboard, stamp: Stamp) -> str:
     unseen = [row for row in board.headline if row.case.split == "test-family"]
     part = board.part(unseen or None)
     failures = board.failures()
+    by_kind = [
+        f"{kind} {_p(board.part(rows).model.median_abs_err)}"
+        for kind, rows in by(unseen, [_kind(row) for row in unseen]).items()
+    ]
+    kinds = f" By kind: {', '.join(by_kind)}." if len(by_kind) > 1 else ""
     sources = len({row.case.source for row in board.rows})
     predicted = f"{len(board.rows) - failures.total()} predicted"
     if failures:
@@ -112,10 +117,11 @@ def _opening(board: Scoreboard, stamp: Stamp) -> str:
     rough = f". {len(board.rough)} rough rows (quality C) are scored apart." if board.rough else "."
     return f"""# Accuracy
 
-On {part.model.covered} measured training runs of models that nothing was fitted to, the median error of the step time
-is **{_p(part.model.median_abs_err)}** ({_p(part.model.macro_abs_err)} if every family counts once); nine in ten are
-within {_p(part.model.p90_abs_err)}. A constant MFU per chip and format has {_p(part.constant_mfu.median_abs_err)} on
-the same runs, the three nearest known runs {_p(part.neighbour.median_abs_err)}.
+On {part.model.covered} measured training runs of families (a model from one source) that nothing was fitted to, the
+median error of the step time is **{_p(part.model.median_abs_err)}**, {_p(part.model.macro_abs_err)} if every family
+counts once; nine in ten are within {_p(part.model.p90_abs_err)}. A constant MFU per chip and format has
+{_p(part.constant_mfu.median_abs_err)} on the same runs, the three nearest known runs
+{_p(part.neighbour.median_abs_err)}.{kinds}
 
 ![Predicted against measured step time, and the share of rows within an error]({stamp.figure})
 
@@ -259,7 +265,8 @@ def _memory(board: Scoreboard) -> str:
     headers = ["share", "runs", "judged to fit", "peaks measured", "median error", "bias"]
     return f"""## Memory
 
-All these runs fitted in memory, so every one judged not to fit is an error. Nothing was fitted to measured peaks.
+All these runs fitted in memory, so every one judged not to fit is an error. Memory has no fitted number, but what is
+kept and when was worked out on runs with a measured peak, so those are no blind test. Errors are of allocated bytes.
 
 {_table(headers, rows)}"""
 
@@ -315,7 +322,14 @@ def _neighbours(known: Sequence[Row]) -> str:
             continue
         tests = [row for row in ours if row.case.split in TESTS]
         rows.append(
-            [_short_source(ours[0].case), _mean(ours), _mean(tests), one.tool, _p(one.error), one.scope]
+            [
+                _short_source(ours[0].case),
+                _mean(ours),
+                _mean(tests),
+                one.tool,
+                f"{100 * one.error:.3g} %",
+                one.scope,
+            ]
         )
     headers = ["source", "ours, all rows", "ours, test rows", "tool", "its error", "on"]
     return f"""## Beside other tools

@@ -126,7 +126,7 @@ def _curves(rows: Sequence[Row]) -> list[str]:
     lines += [
         (f"{name}, unseen families", f"l thin {style}", np.abs(np.array(times) / measured - 1.0))
         for name, style, times in (
-            ("nearest neighbours", "near", [row.neighbour_s for row in unseen]),
+            ("nearest runs", "near", [row.neighbour_s for row in unseen]),
             ("constant MFU", "mfu", [row.constant_mfu_s for row in unseen]),
         )
     ]
