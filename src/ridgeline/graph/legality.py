@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from ridgeline.facts.architecture import (
     StateSpace,
 )
 from ridgeline.facts.chip import Cluster
-from ridgeline.facts.plan import SCHEDULES, Plan, PlanGrid
+from ridgeline.facts.plan import SCHEDULES, IntArray, Plan, PlanGrid
 from ridgeline.facts.scenario import Scenario
 from ridgeline.facts.workload import TrainingJob
 
@@ -32,7 +31,7 @@ class Rule:
     """One condition of a legal plan: ``broken`` is True where a plan violates it."""
 
     name: str
-    broken: NDArray[np.bool_]
+    broken: NDArray[np.bool_] | bool
     message: str
 
 
@@ -45,46 +44,46 @@ def rules(
     *,
     cross_domain_tp: bool = False,
 ) -> list[Rule]:
-    """Every rule of legality for one plan or a grid ``[plans]``."""
+    """Every rule of legality for one plan (in plain numbers) or a grid ``[plans]``."""
     p = plan
-    per_pass = np.asarray(p.dp) * p.micro_batch
+    per_pass = p.dp * p.micro_batch
     m = job.batch / per_pass
     domain = cluster.tiers[0].size or num_chips
-    layers, chunks = arch.num_layers, np.asarray(p.pp) * p.vpp
+    layers, chunks = arch.num_layers, p.pp * p.vpp
     moe = [layer.mlp for layer in arch.layers if isinstance(layer.mlp, Moe)]
     experts = math.gcd(*(mlp.experts for mlp in moe)) if moe else 1
     return [
-        Rule("chips", np.asarray(p.chips) != num_chips, f"tp x cp x pp x dp must be {num_chips} chips"),
+        Rule("chips", p.chips != num_chips, f"tp x cp x pp x dp must be {num_chips} chips"),
         Rule("batch", job.batch % per_pass != 0, f"batch {job.batch} must divide by dp x micro-batch"),
         Rule(
             "tp domain",
-            (np.asarray(p.tp) > domain) & (not cross_domain_tp),
+            (p.tp > domain) & (not cross_domain_tp),
             f"tp spans several scale-up domains of {domain} chips; choose {_divisors(domain)}",
         ),
-        Rule("heads", _heads_broken(arch, np.asarray(p.tp)), f"tp must divide the {_head_text(arch)}"),
+        Rule("heads", _heads_broken(arch, p.tp), f"tp must divide the {_head_text(arch)}"),
         Rule(
             "layers",
-            _short(layers, chunks, np.asarray(p.pp)),
+            _short(layers, chunks, p.pp),
             f"{layers} layers do not fill pp x vpp chunks (at most a layer may be missing at each end)",
         ),
         Rule(
             "sequence",
-            job.seq % (np.asarray(p.cp) * np.where(np.asarray(p.cp) > 1, 2, 1) * p.tp) != 0,
+            job.seq % (p.cp * (1 + (p.cp > 1)) * p.tp) != 0,
             f"sequence {job.seq} must divide by 2 x cp x tp",
         ),
-        Rule("vpp", (np.asarray(p.vpp) > 1) & (np.asarray(p.pp) == 1), "vpp needs pp > 1"),
+        Rule("vpp", (p.vpp > 1) & (p.pp == 1), "vpp needs pp > 1"),
         Rule(
             "interleaving",
-            (np.asarray(p.vpp) > 1) & (np.round(m) % np.asarray(p.pp) != 0),
+            (p.vpp > 1) & (np.rint(m) % p.pp != 0),
             "interleaved schedules need micro-batches that divide by pp",
         ),
-        Rule("experts", experts % (np.asarray(p.ep)) != 0, f"ep must divide the {experts} experts"),
+        Rule("experts", experts % p.ep != 0, f"ep must divide the {experts} experts"),
         Rule(
             "expert ranks",
-            (np.asarray(p.tp) * p.cp * p.dp) % (np.asarray(p.ep) * p.etp) != 0,
+            (p.tp * p.cp * p.dp) % (p.ep * p.etp) != 0,
             "ep x etp must divide tp x cp x dp",
         ),
-        Rule("replicas", np.asarray(p.dp) % p.replicas != 0, "replicas must divide dp"),
+        Rule("replicas", p.dp % p.replicas != 0, "replicas must divide dp"),
     ]
 
 
@@ -105,7 +104,7 @@ def check_plan(scenario: Scenario, *, strict: bool = False) -> None:
         raise PlanError("; ".join(problems))
     relaxed = () if strict else ("layers", "heads", "tp domain", "interleaving", "sequence", "batch")
     for rule in rules(scenario.architecture, scenario.job, scenario.cluster, scenario.num_chips, plan):
-        if bool(np.any(rule.broken)) and rule.name not in relaxed:
+        if rule.name not in relaxed and rule.broken:
             problems.append(f"{rule.message} (got {_got(plan)})")
     if scenario.job.batch < plan.dp * plan.micro_batch:
         problems.append(
@@ -138,14 +137,12 @@ def _heads(arch: Architecture) -> list[int]:
     return heads
 
 
-def _heads_broken(arch: Architecture, tp: NDArray[np.int64]) -> NDArray[np.bool_]:
-    broken = np.zeros(tp.shape, dtype=bool)
-    for heads in _heads(arch):
-        broken |= heads % tp != 0
-    for layer in arch.layers:
-        if isinstance(layer.mixer, Attention):  # key-value heads are split, or copied evenly
-            kv = layer.mixer.kv_heads
-            broken |= (kv % tp != 0) & (tp % kv != 0)
+def _heads_broken(arch: Architecture, tp: int | IntArray) -> NDArray[np.bool_] | bool:
+    broken: NDArray[np.bool_] | bool = False
+    for heads in set(_heads(arch)):
+        broken = broken | (heads % tp != 0)
+    for kv in {layer.mixer.kv_heads for layer in arch.layers if isinstance(layer.mixer, Attention)}:
+        broken = broken | (kv % tp != 0) & (tp % kv != 0)  # key-value heads are split, or copied evenly
     return broken
 
 
@@ -155,7 +152,7 @@ def _head_text(arch: Architecture) -> str:
     return text + (f" (and divide into {'/'.join(map(str, kv))} key-value heads)" if kv else "")
 
 
-def _short(layers: int, chunks: NDArray[Any], pp: NDArray[Any]) -> Any:
+def _short(layers: int, chunks: int | IntArray, pp: int | IntArray) -> NDArray[np.bool_] | bool:
     """Layers fill the chunks, but for one layer missing at each end (where embedding and head sit)."""
     per_chunk = -(-layers // chunks)
     missing = per_chunk * chunks - layers

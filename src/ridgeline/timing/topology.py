@@ -66,7 +66,8 @@ class Placement:
         """
         inner = np.ones_like(self.chips)
         inner[1:] = self.chips[:-1]
-        aligned: NDArray[np.bool_] = (self.stride % inner == 0) | (inner % self.stride == 0)
+        strides, fills = self.stride / inner, inner / self.stride
+        aligned: NDArray[np.bool_] = (strides == np.rint(strides)) | (fills == np.rint(fills))
         return aligned
 
 
