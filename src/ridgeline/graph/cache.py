@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-SIZE = 128
+SIZE = 256
+_VALUES = (str, int, float, tuple)
 
 
 def by_identity(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Remember results by the identity of positional arguments; for pure functions of frozen values."""
-    made: dict[tuple[int, ...], tuple[tuple[object, ...], _R]] = {}
+    """Remember results by positional arguments: facts by identity, numbers, text and tuples of them by value.
+
+    For pure functions of frozen values; what is given by keyword must follow from the rest.
+    """
+    made: dict[tuple[Hashable, ...], tuple[tuple[object, ...], _R]] = {}
 
     @wraps(function)
     def cached(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        key = tuple(map(id, args))
+        key = tuple([arg if isinstance(arg, _VALUES) else id(arg) for arg in args])
         found = made.get(key)
         if found is None:
             if len(made) >= SIZE:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ridgeline.facts.chip import Cluster
 from ridgeline.facts.link_calibration import LinkCalibration, LinkFit
-from ridgeline.timing.kept import kept
+from ridgeline.graph.cache import by_identity
 from ridgeline.timing.topology import FloatArray, Numeric, Placement, is_scale_up, torus_axes, usable_share
 
 Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send", "broadcast"]
@@ -148,7 +148,7 @@ def _prices(
     return [price(traffic, placement, cluster, links, flows) for traffic in found]
 
 
-_one_group = kept(_prices)
+_one_group = by_identity(_prices)
 
 
 def bound_seconds(
@@ -263,7 +263,7 @@ def _hierarchical_reduce(placement: Placement, cluster: Cluster, *, in_network: 
     """
     fan = placement.subgroups / placement.domains
     share = np.where(fan > 1.0, placement.subgroups / placement.size, 0.0)
-    steps, sent, kept_rows = np.empty_like(fan), np.empty_like(fan), np.zeros_like(fan)
+    steps, sent, copied = np.empty_like(fan), np.empty_like(fan), np.zeros_like(fan)
     keys = []
     for index, tier in enumerate(cluster.tiers):
         wide, part = fan[index], share[index]
@@ -278,8 +278,8 @@ def _hierarchical_reduce(placement: Placement, cluster: Cluster, *, in_network: 
         steps[index] = 2.0 * (wide - 1.0) if index == 0 else 2.0 * np.ceil(np.log2(wide))
         sent[index] = 2.0 * part * (1.0 - 1.0 / wide)
         if index == 0:
-            kept_rows[0] = 2.0 * part / wide
-    return Traffic(tuple(keys), steps, sent, kept_rows, streaming=False)
+            copied[0] = 2.0 * part / wide
+    return Traffic(tuple(keys), steps, sent, copied, streaming=False)
 
 
 def _engine_reduce(placement: Placement, *, shots: int) -> Traffic:
@@ -386,7 +386,7 @@ class _Fits(NamedTuple):
     leaves_rail: bool  # whether any tier takes that off
 
 
-@kept
+@by_identity
 def _fits(cluster: Cluster, links: LinkCalibration, keys: tuple[str, ...], first: int, ndim: int) -> _Fits:
     """Coefficients of ``keys``, one per tier from ``first`` on, for placements with ``ndim`` axes of plans.
 

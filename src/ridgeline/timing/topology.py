@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.facts.chip import Cluster, Tier
-from ridgeline.timing.kept import kept
+from ridgeline.graph.cache import by_identity
 
 #: An int or float for one plan, an int64 or float64 array of one shared shape for a grid.
 Numeric = int | float | NDArray[Any]
@@ -94,7 +94,7 @@ def place(size: Numeric, stride: Numeric, cluster: Cluster) -> Placement:
     return _place(n, s, cluster)
 
 
-@kept
+@by_identity
 def _place_one(size: float, stride: float, shape: tuple[int, ...], cluster: Cluster) -> Placement:
     """The same few groups come back in plan after plan."""
     return _place(np.full(shape, size), np.full(shape, stride), cluster)
@@ -114,7 +114,7 @@ def _place(n: FloatArray, s: FloatArray, cluster: Cluster) -> Placement:
     return Placement(n, s, domains, n / domains, subgroups, chips, crossed, tiers)
 
 
-@kept
+@by_identity
 def _domain_chips(cluster: Cluster, ndim: int) -> FloatArray:
     """Chips of one domain of each tier ``[tiers, 1...]``, with ``ndim`` axes of plans."""
     chips = [np.inf if tier.size is None else float(tier.size) for tier in cluster.tiers]
