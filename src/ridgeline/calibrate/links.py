@@ -26,8 +26,9 @@ from ridgeline.facts.chip import Chip, Cluster, Tier
 from ridgeline.facts.kernel_calibration import Provenance
 from ridgeline.facts.link_calibration import LinkCalibration, LinkFit, Regime
 from ridgeline.facts.observation import Label
-from ridgeline.timing.collectives import Kind, Traffic, algorithms
+from ridgeline.timing.collectives import Kind, algorithms
 from ridgeline.timing.dispatch import dispatch_traffic
+from ridgeline.timing.tariff import Traffic
 from ridgeline.timing.topology import FloatArray, place
 
 HELD_OUT = 0.3

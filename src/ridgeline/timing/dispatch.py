@@ -6,7 +6,8 @@ import numpy as np
 
 from ridgeline.facts.chip import Cluster
 from ridgeline.facts.link_calibration import LinkCalibration
-from ridgeline.timing.collectives import Traffic, peers, price
+from ridgeline.timing.collectives import peers
+from ridgeline.timing.tariff import Traffic, price
 from ridgeline.timing.topology import FloatArray, Numeric, Placement
 
 
