@@ -61,7 +61,7 @@ CHIP_KNOBS = (
 STACK_KNOBS = (
     Knob("elementwise_passes", 0.8, 4.0, 1.4, 0.4),
     Knob("softmax_passes", 3.0, 16.0, 6.0, 0.3),
-    Knob("host", 0.5e-6, 30e-6, 6e-6, 0.6),
+    Knob("host", 0.5e-6, 80e-6, 8e-6, 0.9),
     Knob("hand_over", 1e-5, 5e-3, 3e-4, 1.0),
     Knob("step_fixed", 1e-3, 0.5, 0.03, 1.0),
     Knob("attention_share", 0.3, 1.0, 0.9, 0.3),
