@@ -18,6 +18,7 @@ CAUSES = {
     "cp": "context parallel, exposed",
     "ep": "expert parallel, exposed",
     "host": "host launch",
+    "offload": "activation offload, exposed",
     "pipeline": "pipeline bubble and sends",
     "dp": "data parallel, exposed",
     "optimizer": "optimizer",

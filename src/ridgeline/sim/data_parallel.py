@@ -115,14 +115,18 @@ def data_parallel(
     )
     scatter = scatter + copies(dense_trained * reduce_bytes / shards)
     forward_s, backward_s = compute
-    behind = gather * float(grid.fsdp_reshard) + scatter
+    m = np.maximum(np.asarray(scenario.job.batch / (grid.dp * grid.micro_batch), dtype=np.float64), 1.0)
+    # under a pipeline gradients are reduced after the last micro-batch, and parameters that stay are gathered once
+    once = np.where(grid.pp > 1, 1.0 / m, 1.0)
+    again = gather * float(grid.fsdp_reshard)
+    gather = gather if grid.fsdp_reshard else gather * once
+    behind = again + scatter * once
     if stack.prefetch:
         part = 1.0 - 1.0 / np.maximum(layers, 1.0)
         ahead = exposed_under(gather, forward_s * part, stack.comm_sms)
         behind = exposed_under(behind, backward_s * part, stack.comm_sms)
     else:
         ahead = gather
-    m = np.asarray(scenario.job.batch / (grid.dp * grid.micro_batch), dtype=np.float64)
     sent = (params.dense * volume).max(axis=0) * (2.0 * recipe.gather_bytes + reduce_bytes) * m
     return DataParallel(zeros, zeros, ahead, behind, layers, sent)
 

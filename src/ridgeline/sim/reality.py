@@ -20,6 +20,7 @@ class Reality:
     cp: FloatArray | float = 1.0
     ep: FloatArray | float = 1.0
     host: FloatArray | float = 1.0
+    offload: FloatArray | float = 1.0  # activations parked in host memory
     pipeline: FloatArray | float = 1.0  # bubble, uneven stages, exposed sends
     dp: FloatArray | float = 1.0
     optimizer: FloatArray | float = 1.0

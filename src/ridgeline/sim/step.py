@@ -21,6 +21,7 @@ from ridgeline.graph.shape import Shape, shapes_of
 from ridgeline.sim.activity import activity, energy, stretch
 from ridgeline.sim.data_parallel import DataParallel, data_parallel
 from ridgeline.sim.layers import BlockTimes, block_times
+from ridgeline.sim.offload import offload_exposed_s
 from ridgeline.sim.phases import Pace, block_weights, phase_times
 from ridgeline.sim.program import program_of
 from ridgeline.sim.reality import REAL, Reality
@@ -92,6 +93,12 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
     forward, input_grad, weight_grad, axes = phase_times(
         blocks, weights, codes, grid, pace, reality, stack.hand_over
     )
+    if grid.offload_activations:
+        out_s, back_s = offload_exposed_s(
+            model, grid, stages, codes, scenario.chip.host_bandwidth, forward, input_grad + weight_grad
+        )
+        forward = forward + reality.offload * out_s
+        input_grad = input_grad + reality.offload * back_s
     gathers = data_parallel(
         scenario, grid, switch, shape, codes, model, stages, params, (forward, input_grad + weight_grad)
     )

@@ -1,0 +1,184 @@
+"""One training step: the parts add up, effects have the sign that physics gives them, grids equal single plans."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ridgeline.facts import catalog
+from ridgeline.facts.plan import Plan, PlanGrid
+from ridgeline.facts.scenario import Scenario
+from ridgeline.facts.workload import TrainingJob
+from ridgeline.metrics import Prediction
+from ridgeline.predict import train
+from ridgeline.sim.step import step
+
+
+def scenario(model: str = "llama-3.1-70b", chip: str = "h100-sxm", **plan: Any) -> Scenario:
+    chosen = Plan(**({"tp": 8, "pp": 4, "dp": 2} | plan))
+    return Scenario(
+        architecture=catalog.architecture(model),
+        chip=catalog.chip(chip),
+        cluster=catalog.cluster_for(chip),
+        num_chips=chosen.chips,
+        job=TrainingJob(batch=64, seq=8192, tokens=1e12),
+        plan=chosen,
+        stack=catalog.stack("nemo-2024"),
+        recipe=catalog.recipe("bf16"),
+        calibration=catalog.calibration(chip),
+    )
+
+
+def changed(base: Scenario, part: str, **fields: Any) -> Scenario:
+    return base.replace(**{part: getattr(base, part).model_copy(update=fields)})
+
+
+CASES = [
+    scenario(),
+    scenario(tp=4, cp=2, pp=4, vpp=5, dp=2, schedule="interleaved"),
+    scenario(tp=1, pp=1, dp=64, zero=3, recompute="full"),
+    scenario("mixtral-8x7b", tp=2, pp=2, dp=16, ep=8),
+    scenario("deepseek-v3", "gb200", tp=1, pp=8, dp=32, ep=32, recompute="full"),
+    scenario("nemotron-h-8b", tp=2, pp=1, dp=32, recompute="selective"),
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ladder_sums_exactly(case: Scenario) -> None:
+    prediction = train(case)
+    assert sum(rung.seconds for rung in prediction.ladder) == pytest.approx(prediction.step_time_s, rel=1e-12)
+    assert prediction.ladder[0].seconds == prediction.bound_s
+    assert prediction.bound_s <= prediction.step_time_low_s <= prediction.step_time_s
+    assert prediction.step_time_s <= prediction.step_time_high_s
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rates_agree_with_each_other(case: Scenario) -> None:
+    p = train(case)
+    tokens = case.job.batch * case.job.seq
+    assert p.tokens_per_s_per_chip == pytest.approx(tokens / p.step_time_s / case.num_chips)
+    assert 0.0 < p.mfu <= p.mfu_full_attention <= 1.0
+    assert p.mfu <= p.hfu * (1 + 1e-9)
+    assert p.average_power_w <= case.chip.tdp * 1.001
+    assert p.days == pytest.approx(1e12 / tokens * p.step_time_s / 86400)
+
+
+FASTER: list[tuple[str, dict[str, float]]] = [
+    ("chip", {"matrix": {"bf16": 2e15}}),
+    ("stack", {"host": 0.0}),
+    ("stack", {"step_fixed": 0.0}),
+    ("stack", {"jitter": 0.0}),
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("part", "fields"), FASTER)
+def test_better_hardware_and_software_is_never_slower(
+    case: Scenario, part: str, fields: dict[str, Any]
+) -> None:
+    if part == "chip":
+        fields = {"matrix": {name: 2 * rate for name, rate in case.chip.matrix.items()}}
+    assert train(changed(case, part, **fields)).step_time_s <= train(case).step_time_s * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_more_bandwidth_is_never_slower(case: Scenario) -> None:
+    tiers = tuple(tier.model_copy(update={"bandwidth": 2 * tier.bandwidth}) for tier in case.cluster.tiers)
+    faster = changed(case, "cluster", tiers=tiers)
+    assert train(faster).step_time_s <= train(case).step_time_s * (1 + 1e-9)
+
+
+def test_a_lower_power_cap_slows_matrix_kernels_and_draws_less() -> None:
+    free, capped = train(scenario()), train(changed(scenario(), "chip", tdp=400.0))
+    assert capped.step_time_s > 1.1 * free.step_time_s
+    assert capped.average_power_w <= 400.0
+    assert capped.mfu < free.mfu
+
+
+def test_overlap_switches_hide_communication() -> None:
+    base = scenario()
+    plain = {"overlap_tp": False, "overlap_grad": False, "overlap_param": False}
+    shown = train(base.replace(plan=dataclasses.replace(base.plan, **plain)))
+    hidden = train(base.replace(plan=dataclasses.replace(base.plan, **dict.fromkeys(plain, True))))
+    assert hidden.step_time_s < shown.step_time_s
+    assert hidden.exposed_s["tp"] < shown.exposed_s["tp"]
+
+
+def test_recompute_trades_time_for_memory() -> None:
+    none, full = train(scenario()), train(scenario(recompute="full"))
+    assert full.step_time_s > none.step_time_s
+    assert full.peak_memory_bytes < none.peak_memory_bytes
+    assert full.mfu < none.mfu
+    assert full.hfu > full.mfu
+    assert none.hfu == pytest.approx(none.mfu)
+
+
+def test_offload_frees_memory_and_pays_on_a_slow_link() -> None:
+    base = scenario(recompute="full")
+    offloaded = scenario(recompute="full", offload_activations=True)
+    slow = changed(offloaded, "chip", host_bandwidth=1e9)
+    assert train(offloaded).peak_memory_bytes < train(base).peak_memory_bytes
+    assert train(slow).step_time_s > train(offloaded).step_time_s
+    assert "activation offload, exposed" in {rung.cause for rung in train(slow).ladder}
+    optimizer = scenario(offload_optimizer=True)
+    assert train(optimizer).peak_memory_bytes < train(scenario()).peak_memory_bytes
+    assert train(optimizer).step_time_s > train(scenario()).step_time_s
+
+
+def test_zero_3_is_no_free_lunch() -> None:
+    sharded = train(scenario(tp=1, pp=1, dp=64, zero=3, micro_batch=1, recompute="full"))
+    whole = train(scenario(tp=1, pp=1, dp=64, zero=1, micro_batch=1, recompute="full"))
+    assert sharded.peak_memory_bytes < whole.peak_memory_bytes
+    assert sharded.step_time_s > whole.step_time_s  # gathers are paid
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "zb-h1", "zb-h2", "zb-v", "dualpipe"])
+def test_every_schedule_predicts(schedule: str) -> None:
+    prediction = train(scenario(schedule=schedule))
+    assert isinstance(prediction, Prediction)
+    assert 0.0 <= prediction.bubble_share < 0.6
+
+
+def test_names_do_not_matter() -> None:
+    case = scenario()
+    renamed = case.replace(
+        architecture=case.architecture.model_copy(update={"name": "x", "title": "x", "family": "x"}),
+        chip=case.chip.model_copy(update={"name": "y", "title": "y"}),
+        cluster=case.cluster.model_copy(update={"name": "z", "title": "z"}),
+        stack=case.stack.model_copy(update={"name": "s", "title": "s"}),
+        recipe=case.recipe.model_copy(update={"name": "r", "title": "r"}),
+    )
+    assert train(renamed).step_time_s == train(case).step_time_s
+    assert train(renamed).peak_memory_bytes == train(case).peak_memory_bytes
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    tp=st.sampled_from([1, 2, 4, 8]),
+    cp=st.sampled_from([1, 2]),
+    pp=st.sampled_from([1, 2, 4, 8]),
+    micro_batch=st.sampled_from([1, 2]),
+    recompute=st.sampled_from(["none", "selective", "full"]),
+    zero=st.sampled_from([0, 1, 2, 3]),
+)
+def test_a_row_of_a_grid_is_the_single_plan(
+    tp: int, cp: int, pp: int, micro_batch: int, recompute: str, zero: int
+) -> None:
+    base = scenario()
+    common = {"recompute": recompute, "zero": zero}
+    plans = [
+        Plan(tp=tp, cp=cp, pp=pp, dp=4, micro_batch=micro_batch, **common),
+        Plan(tp=8, cp=1, pp=2, dp=4, **common),
+        Plan(tp=1, cp=1, pp=1, dp=8, micro_batch=2, **common),
+    ]
+    grid = step(base, PlanGrid.of(plans))
+    for i, plan in enumerate(plans):
+        one = step(base, PlanGrid.of([plan]))
+        assert one.total_s[0] == pytest.approx(grid.total_s[i], rel=1e-12)
+        for kind, size in one.memory.items():
+            assert np.allclose(size[:, 0], grid.memory[kind][:, i], rtol=1e-12)
