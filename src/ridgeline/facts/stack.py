@@ -50,8 +50,8 @@ class Stack(Spec):
         description="memory passes of norms, activations and residuals relative to perfectly fused kernels",
     )
     host: Seconds = Field(
-        description="host time to dispatch one operator: 0.5 us in graphs, 5-15 us in eager code, up to 80 us where one "
-        "operator is several kernels with bookkeeping between them"
+        description="host time to dispatch one operator: 0.5 us in graphs, 5-15 us in eager code, up to 80 us "
+        "where one operator is several kernels with bookkeeping between them"
     )
     hand_over: Seconds = Field(
         0.0,
