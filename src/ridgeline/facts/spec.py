@@ -22,7 +22,11 @@ def _quantity(dimension: str, example: str) -> tuple[Any, ...]:
             raise ValueError(f"{value!r} is negative")
         return number
 
-    schema = {"type": "string", "description": f"text with a unit, such as '{example}'", "examples": [example]}
+    schema = {
+        "type": "string",
+        "description": f"text with a unit, such as '{example}'",
+        "examples": [example],
+    }
     return BeforeValidator(read), WithJsonSchema(schema)
 
 

@@ -17,5 +17,7 @@ class TrainingJob(Spec):
     tokens: float | None = Field(None, gt=0, description="token budget of the whole run")
     kind: Literal["pretrain", "sft", "lora"] = "pretrain"
     lora_rank: Count = Field(16, description="rank of the adapters when kind is lora")
-    packed: Count | None = Field(None, description="mean length of packed documents that do not attend to each other")
+    packed: Count | None = Field(
+        None, description="mean length of packed documents that do not attend to each other"
+    )
     mtp: int = Field(0, ge=0, description="multi-token-prediction layers that are trained")
