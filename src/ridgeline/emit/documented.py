@@ -49,7 +49,8 @@ MEGATRON = Documented(
         --mtp-num-layers --attention-dropout --hidden-dropout --cross-entropy-loss-fusion
         --num-experts --moe-layer-freq --moe-ffn-hidden-size --moe-router-topk
         --moe-shared-expert-intermediate-size --moe-grouped-gemm --moe-permute-fusion
-        --moe-token-dispatcher-type --moe-router-enable-expert-bias --moe-router-score-function
+        --moe-token-dispatcher-type --moe-enable-deepep
+        --moe-router-enable-expert-bias --moe-router-score-function
         --moe-router-num-groups --moe-router-group-topk
         --recompute-granularity --recompute-method --recompute-num-layers --cpu-offloading-num-layers
         --optimizer-cpu-offload --optimizer-offload-fraction --overlap-cpu-optimizer-d2h-h2d
@@ -107,6 +108,7 @@ NEMO = Documented(
         mtp_num_layers attention_dropout hidden_dropout cross_entropy_loss_fusion
         num_moe_experts moe_layer_freq moe_ffn_hidden_size moe_router_topk moe_shared_expert_intermediate_size
         moe_shared_expert_gate moe_grouped_gemm moe_permute_fusion moe_token_dispatcher_type
+        moe_enable_deepep
         moe_router_enable_expert_bias moe_router_score_function moe_router_num_groups moe_router_group_topk
         recompute_granularity recompute_method recompute_num_layers cpu_offloading cpu_offloading_num_layers
         transformer_layer_spec

@@ -155,8 +155,10 @@ def _moe(scenario: Scenario, plan: Plan, moe: Moe, order: list[Layer]) -> Fields
     nodes = plan.ep * plan.etp // scenario.cluster.chips_per_node
     if moe.node_limit is not None and nodes > moe.node_limit and moe.experts % nodes == 0:
         out |= {"moe_router_num_groups": nodes, "moe_router_group_topk": moe.node_limit}
-    return out | {
-        "moe_grouped_gemm": True,
-        "moe_permute_fusion": True,
-        "moe_token_dispatcher_type": "alltoall",
-    }
+    out |= {"moe_grouped_gemm": True, "moe_permute_fusion": True, "moe_token_dispatcher_type": "alltoall"}
+    narrow = (scenario.cluster.tiers[0].size or 0) <= scenario.cluster.chips_per_node
+    if (
+        scenario.stack.dispatcher == "deepep" and narrow
+    ):  # inside a wide domain plain exchange is the faster one
+        out |= {"moe_token_dispatcher_type": "flex", "moe_enable_deepep": True}
+    return out
