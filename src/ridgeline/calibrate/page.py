@@ -62,7 +62,7 @@ NEIGHBOURS = (
         "Korthikanti et al., Reducing Activation Recomputation in Large Transformer Models, arXiv:2205.05198, table",
         "Calculon",
         0.0365,
-        "stated in its paper, on the 8 runs its machine file was made for",
+        "stated in its paper, on these 8 runs",
     ),
 )
 
