@@ -35,10 +35,10 @@ difference is their noise. Nothing runs on more than one core, and nothing is ke
 
 - **One prediction** is a plan with every operator, the ladder, memory by stage, energy and range. It is warm: the
   process has made one before, as a search or a what-if has.
-- **Plans per second** counts everything a search does for a legal plan: candidates made, rules checked, step and memory
-  computed by the very code that predicts one plan. Plans of one structure are evaluated together, so a space with few
-  plans per structure pays the fixed cost of each and shows a lower rate. *Every choice* searches all schedules,
-  recomputation and ZeRO stages.
+- **Plans per second** of a search counts every plan considered: made, held to the rules and, where it is legal, timed
+  with its memory by the very code that predicts one plan. Below it stands the rate of the legal ones alone, which pays
+  for the illegal ones and for a fixed cost of each structure; *one structure of 120,000* shows the rate where a
+  structure has many plans. *Every choice* searches all schedules, recomputation and ZeRO stages.
 - **The whole answer** is `ridgeline train llama-3.1-405b --on h100-sxm --chips 16384 --batch 2048 --seq 8192`, from the
   start of its process to its end: catalog, search, five full predictions, what-ifs, text.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,9 +73,8 @@ def search(
     considered = 0
     reasons: Counter[str] = Counter()
     evaluated: list[_Evaluated] = []
-    for grid in chosen.grids(scenario):
-        considered += len(grid)
-        legal, broken = legal_plans(scenario, grid, cross_domain_tp=cross_domain_tp)
+    for candidates, legal, broken in legal_grids(scenario, chosen, cross_domain_tp=cross_domain_tp):
+        considered += candidates
         reasons.update(broken)
         for start in range(0, len(legal), CHUNK):
             part = legal.take(np.arange(start, min(start + CHUNK, len(legal))))
@@ -117,10 +116,35 @@ def search(
     )
 
 
+def legal_grids(
+    scenario: Scenario, space: Space, *, cross_domain_tp: bool = False
+) -> Iterator[tuple[int, PlanGrid, dict[str, int]]]:
+    """Per structure of ``space``: candidates, the legal ones, and how many each rule turned away.
+
+    Legality depends on the degrees and the schedule; structures that share both share the answer.
+    """
+    known: dict[tuple[int, str], tuple[NDArray[np.int64], dict[str, int]]] = {}
+    kept = []  # the grids whose ids are keys
+    for grid in space.grids(scenario):
+        key = (id(grid.tp), grid.schedule)
+        if key not in known:
+            known[key] = _legality(scenario, grid, cross_domain_tp)
+            kept.append(grid)
+        rows, counts = known[key]
+        yield len(grid), grid.take(rows), counts
+
+
 def legal_plans(
     scenario: Scenario, grid: PlanGrid, *, cross_domain_tp: bool = False
 ) -> tuple[PlanGrid, dict[str, int]]:
     """The legal rows of ``grid`` and how many rows each rule turned away."""
+    rows, counts = _legality(scenario, grid, cross_domain_tp)
+    return grid.take(rows), counts
+
+
+def _legality(
+    scenario: Scenario, grid: PlanGrid, cross_domain_tp: bool
+) -> tuple[NDArray[np.int64], dict[str, int]]:
     broken = np.zeros(len(grid), dtype=bool)
     counts = {}
     for rule in rules(
@@ -131,7 +155,7 @@ def legal_plans(
         if hit.any():
             counts[rule.name] = int(hit.sum())
             broken |= hit
-    return grid.take(~broken), counts
+    return np.flatnonzero(~broken), counts
 
 
 def evaluate(scenario: Scenario, grid: PlanGrid) -> _Evaluated:

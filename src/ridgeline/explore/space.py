@@ -36,14 +36,16 @@ class Space:
     def grids(self, scenario: Scenario) -> Iterator[PlanGrid]:
         """One grid per structure; plans are candidates, legality is checked by `ridgeline.graph.laws`."""
         arch, n = scenario.architecture, scenario.num_chips
+        products: dict[tuple[tuple[int, ...], ...], dict[str, Any]] = {}  # structures share their degrees
         for structure in self._structures(scenario):
             axes = _axes(arch, scenario, structure["schedule"], structure["recompute"], self.fixed)
             if structure["zero"] == 3 and "pp" not in self.fixed:
-                axes["pp"] = np.array(
-                    [1]
-                )  # FSDP with a pipeline gathers every micro-batch: searched when asked for
-                axes["vpp"] = np.array([1])
-            grid: dict[str, Any] = _product(axes, n, self.fixed)
+                # FSDP with a pipeline gathers every micro-batch: searched when asked for
+                axes["pp"] = axes["vpp"] = np.array([1])
+            key = tuple(tuple(axis.tolist()) for axis in axes.values())
+            grid = products.get(key)
+            if grid is None:
+                grid = products[key] = _product(axes, n, self.fixed)
             if grid["tp"].size:
                 yield PlanGrid(**grid, **structure)
 

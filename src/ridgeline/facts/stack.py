@@ -71,6 +71,13 @@ class Stack(Spec):
         description="experts: one copy of a token per expert, or one per node and rank (DeepEP and its kin)",
     )
     prefetch: bool = Field(True, description="FSDP: the next gather starts before the current layer ends")
+    layer_messages: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="ZeRO-3: collectives per layer and direction: 1 where a layer's parameters are one flat buffer, "
+        "one per tensor where each is gathered alone",
+    )
     fused_loss: bool = Field(True, description="cross-entropy does not keep a second fp32 copy of the logits")
     dropout: bool = Field(False, description="dropout masks are made and kept (models before 2022)")
     grad_fp32: bool = Field(True, description="gradients accumulate in fp32")

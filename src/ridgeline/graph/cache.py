@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from functools import wraps
-from typing import ParamSpec, TypeVar
+from functools import partial, wraps
+from typing import ParamSpec, TypeVar, overload
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -13,11 +13,23 @@ SIZE = 256
 _VALUES = (str, int, float, tuple)
 
 
-def by_identity(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Remember results by positional arguments: facts by identity, numbers, text and tuples of them by value.
+@overload
+def by_identity(function: Callable[_P, _R], *, size: int = SIZE) -> Callable[_P, _R]: ...
+
+
+@overload
+def by_identity(*, size: int) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]: ...
+
+
+def by_identity(
+    function: Callable[_P, _R] | None = None, *, size: int = SIZE
+) -> Callable[_P, _R] | Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Remember ``size`` results by positional arguments: facts by identity, numbers, text and tuples by value.
 
     For pure functions of frozen values; what is given by keyword must follow from the rest.
     """
+    if function is None:
+        return partial(by_identity, size=size)
     made: dict[tuple[Hashable, ...], tuple[tuple[object, ...], _R]] = {}
 
     @wraps(function)
@@ -25,7 +37,7 @@ def by_identity(function: Callable[_P, _R]) -> Callable[_P, _R]:
         key = tuple([arg if isinstance(arg, _VALUES) else id(arg) for arg in args])
         found = made.get(key)
         if found is None:
-            if len(made) >= SIZE:
+            if len(made) >= size:
                 made.clear()
             # the arguments are kept beside the result: while they live, their ids cannot be given to others
             found = made[key] = (args, function(*args, **kwargs))

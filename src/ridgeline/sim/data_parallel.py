@@ -107,11 +107,12 @@ def data_parallel(
         sent = ((size + experts + gathered + gathered_experts) * volume).max(axis=0)
         return DataParallel(reduce, gather, zeros, zeros, layers, sent)
 
+    pieces = layers * stack.layer_messages
     gather = _per_stage(
-        both, params.dense * recipe.gather_bytes, params.expert * recipe.gather_bytes, layers, "all_gather"
+        both, params.dense * recipe.gather_bytes, params.expert * recipe.gather_bytes, pieces, "all_gather"
     )
     scatter = _per_stage(
-        both, dense_trained * reduce_bytes, expert_trained * reduce_bytes, layers, "reduce_scatter"
+        both, dense_trained * reduce_bytes, expert_trained * reduce_bytes, pieces, "reduce_scatter"
     )
     scatter = scatter + copies(dense_trained * reduce_bytes / shards)
     forward_s, backward_s = compute
@@ -135,9 +136,9 @@ def _per_stage(
     both: Callable[[Kind, FloatArray, FloatArray], FloatArray],
     dense: FloatArray,
     expert: FloatArray,
-    layers: FloatArray,
+    pieces: FloatArray,
     kind: Kind,
 ) -> FloatArray:
-    """Collectives of a stage issued layer by layer: as many messages as layers, each of a layer's size."""
-    count = np.maximum(layers, 1.0)
+    """Collectives of a stage issued in ``pieces`` messages of equal size."""
+    count = np.maximum(pieces, 1.0)
     return count * both(kind, dense / count, expert / count)

@@ -95,7 +95,7 @@ def block_times(
     overlap_ep: bool,
 ) -> BlockTimes:
     """Time every operator and message of a sharded ``model`` for one micro-batch."""
-    make = _of_one_shape if shape.tp.size == 1 else _block_times
+    make = _of_one_shape if shape.tp.size == 1 else _of_many_shapes
     return make(program, model, chip, cluster, calibration, stack, overlap_tp, overlap_ep, shape=shape)
 
 
@@ -119,8 +119,10 @@ def _block_times(
     return _sum(program, kernels, messages, calibration, stack, len(model.layers))
 
 
-#: Plans with the same degrees inside a layer share one sharded model, which its shape follows from, and its times.
+#: Plans with the same degrees inside a layer share one sharded model, which its shape follows from, and its times;
+#: so do the structures of a search. Tables of many shapes are large, so few of them are kept.
 _of_one_shape = by_identity(_block_times)
+_of_many_shapes = by_identity(_block_times, size=4)
 
 
 def kernel_times(
