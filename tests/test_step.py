@@ -137,6 +137,12 @@ def test_zero_3_is_no_free_lunch() -> None:
     assert sharded.step_time_s > whole.step_time_s  # gathers are paid
 
 
+def test_sharded_gradients_are_reduced_at_every_micro_batch() -> None:
+    once, each = train(scenario(zero=1)), train(scenario(zero=2))
+    assert each.peak_memory_bytes < once.peak_memory_bytes
+    assert each.step_time_s > once.step_time_s
+
+
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "zb-h1", "zb-h2", "zb-v", "dualpipe"])
 def test_every_schedule_predicts(schedule: str) -> None:
     prediction = train(scenario(schedule=schedule))

@@ -59,6 +59,11 @@ class Prediction:
     notes: tuple[str, ...] = field(default=())
 
     @property
+    def tokens_per_day(self) -> float:
+        """Tokens that all chips train on in a day without interruption."""
+        return self.tokens_per_s_per_chip * self.scenario.num_chips * 86400.0
+
+    @property
     def fits(self) -> bool:
         return self.peak_memory_bytes <= self.memory_capacity_bytes
 
@@ -82,6 +87,7 @@ class Prediction:
             "mfu_full_attention": self.mfu_full_attention,
             "hfu": self.hfu,
             "tokens_per_s_per_chip": self.tokens_per_s_per_chip,
+            "tokens_per_day": self.tokens_per_day,
             "model_tflops_per_chip": self.model_tflops_per_chip,
             "peak_memory_bytes": self.peak_memory_bytes,
             "memory_capacity_bytes": self.memory_capacity_bytes,

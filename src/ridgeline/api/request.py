@@ -45,6 +45,7 @@ class Request:
     fixed: Mapping[str, Any] = field(default_factory=dict)  # fields of `Plan`
     cross_domain_tp: bool = False
     notes: tuple[str, ...] = ()
+    every: bool = False  # search every schedule and ZeRO stage
 
 
 def cluster(name: str | Cluster, chips: int | str | None = None) -> Machine:
@@ -72,6 +73,7 @@ def request(
     recipe: str | Recipe | None = None,
     settings: Iterable[str] = (),
     cross_domain_tp: bool = False,
+    every: bool = False,
     **degrees: Any,
 ) -> Request:
     """Build a request. Counts may be text such as ``15.6T``.
@@ -84,6 +86,7 @@ def request(
         recipe: number recipe; bf16 (fp16 on chips without bf16) when left out.
         settings: ``path=value`` changes of any field.
         cross_domain_tp: tensor parallelism may span scale-up domains.
+        every: search every schedule and ZeRO stage, also those that few frameworks bring.
 
     Raises:
         ValueError: a name, a value or a combination is wrong; the message says which and the choices.
@@ -109,7 +112,7 @@ def request(
     )
     given = plan_fields(plan.to_dict() if plan is not None else {}) | plan_fields(degrees)
     scenario, fixed = override(scenario, settings)
-    return checked(Request(scenario, given | fixed, cross_domain_tp, tuple(_notes(scenario))))
+    return checked(Request(scenario, given | fixed, cross_domain_tp, tuple(_notes(scenario)), every))
 
 
 def checked(one: Request) -> Request:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from ridgeline.explore.search import NearMiss, PlanSearch
@@ -46,9 +47,11 @@ def search_text(
     )
     # A plan that would be slower anyway is no loss.
     misses = [miss for miss in search.near_misses if miss.step_time_s < best.step_time_s]
+    ruled = ", ".join(f"{name} {count:,}" for name, count in Counter(search.illegal).most_common(4))
     found = [
         tables.plan_table(search.best),
         counts,
+        *([f"  not legal by: {ruled} (a plan may break several)"] if ruled else []),
         *(f"  {_miss(miss, best.memory_capacity_bytes)}" for miss in misses),
     ]
     parts = [

@@ -17,7 +17,7 @@ from ridgeline.calibrate.cases import read_cases
 from ridgeline.calibrate.scoreboard import Scoreboard
 from ridgeline.calibrate.scoreboard import validate as score
 from ridgeline.explore.search import PlanSearch, evaluate, legal_plans, search
-from ridgeline.explore.space import SEARCHED, Space
+from ridgeline.explore.space import CHOICES, SEARCHED, Space
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.chip import Cluster
 from ridgeline.facts.plan import DEGREES, Plan
@@ -145,6 +145,8 @@ def validate(
 
 def _space(asked: Request) -> Space:
     """What is searched: ZeRO only where the stack can choose it."""
+    if asked.every:
+        return Space(fixed=dict(asked.fixed), searched=dict(CHOICES))
     searched = dict(SEARCHED)
     if asked.scenario.stack.zero == 3:
         searched["zero"] = (3,)

@@ -85,6 +85,9 @@ def train(
     allow_cross_domain_tp: Annotated[
         bool, typer.Option("--allow-cross-domain-tp", help="tp may span scale-up domains")
     ] = False,
+    every: Annotated[
+        bool, typer.Option("--every", help="search every schedule and ZeRO stage, also rarely shipped ones")
+    ] = False,
     settings: shared.Set = None,
     top: Annotated[int, typer.Option(help="plans to show")] = 5,
     emit: Annotated[
@@ -148,6 +151,7 @@ def asked(options: dict[str, Any]) -> Request:
         stack=options["stack"] or _stack(options["emit"]),
         settings=options["settings"] or (),
         cross_domain_tp=options["allow_cross_domain_tp"],
+        every=options["every"],
         **{name: options[name] for name in PLAN},
     )
 

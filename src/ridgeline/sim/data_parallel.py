@@ -105,6 +105,13 @@ def data_parallel(
             reduce = both("reduce_scatter", size, experts) + copies(size / shards)
             gather = both("all_gather", gathered, gathered_experts)
         sent = ((size + experts + gathered + gathered_experts) * volume).max(axis=0)
+        if grid.zero == 2:
+            # sharded gradients cannot wait for the other micro-batches: each one is reduced as it comes
+            part = 1.0 - 1.0 / np.maximum(layers, 1.0)
+            each = (
+                exposed_under(reduce, compute[1] * part, stack.comm_sms) if switch["overlap_grad"] else reduce
+            )
+            return DataParallel(zeros, gather, zeros, each, layers, sent)
         return DataParallel(reduce, gather, zeros, zeros, layers, sent)
 
     pieces = layers * stack.layer_messages
