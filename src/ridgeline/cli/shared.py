@@ -6,7 +6,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,6 +63,18 @@ def said(words: Any) -> str:
 def width() -> int:
     """Columns of the terminal; a pipe counts as 120."""
     return shutil.get_terminal_size((120, 40)).columns
+
+
+def columns(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Lines of a table with its head; the first ``left`` columns are words, the others numbers."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    return [
+        "  ".join(
+            word.ljust(width) if i < left else word.rjust(width)
+            for i, (word, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (head, *rows)
+    ]
 
 
 class Counter:

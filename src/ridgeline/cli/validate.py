@@ -1,26 +1,35 @@
-"""``ridgeline validate``: hold the predictor to measured runs."""
+"""``ridgeline validate``: hold the predictor to measured runs, or its coefficients to measured kernels."""
 
 from __future__ import annotations
 
 import csv
 import io
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ridgeline.cli import shared
 
 if TYPE_CHECKING:
+    from ridgeline.calibrate.kernel_scores import KernelScores
     from ridgeline.calibrate.scoreboard import Scoreboard
 
+KERNELS = ".parquet"
 OUTPUTS = (".json", ".csv", ".txt")
 
 
 def validate(
-    cases: Annotated[Path, typer.Argument(metavar="CASES.csv", help="measured runs, one per line")],
+    cases: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="measured runs (.csv, one per line) or a table of measured kernels (.parquet)",
+        ),
+    ],
     limit: Annotated[
-        int | None, typer.Option(metavar="N", help="at most this many runs, spread evenly over the file")
+        int | None, typer.Option(metavar="N", help="at most this many rows, spread evenly over the file")
     ] = None,
     out: Annotated[
         list[Path] | None,
@@ -28,8 +37,19 @@ def validate(
     ] = None,
     as_json: shared.Json = False,
 ) -> None:
-    """Predict every measured run of a file and show the errors, beside predictors without physics."""
+    """Predict every measured run of a file and show the errors, beside predictors without physics.
+
+    A table of kernels (.parquet) scores the coefficients of the catalog by operator, chip, format and library.
+    """
     outputs = [(path, shared.suffix_of(path, OUTPUTS)) for path in out or []]
+    if cases.suffix.lower() == KERNELS:
+        scores = _kernel_scores(cases, limit)
+        for path, ending in outputs:
+            shared.write_text(
+                path, {".json": _kernel_json, ".csv": _kernel_rows, ".txt": _kernel_table}[ending](scores)
+            )
+        typer.echo(_kernel_json(scores) if as_json else _kernel_table(scores))
+        return
     board = _board(cases, limit)
     for path, ending in outputs:
         text = {".json": _json, ".csv": _rows, ".txt": _table}[ending](board)
@@ -58,9 +78,51 @@ def _table(board: Scoreboard) -> str:
 
 
 def _rows(board: Scoreboard) -> str:
-    rows = [row.to_dict() for row in board.rows]
+    return _csv([row.to_dict() for row in board.rows], "id")
+
+
+def _csv(rows: list[dict[str, Any]], only: str) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else ["id"], lineterminator="\n")
+    writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else [only], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
+
+
+def _kernel_scores(table: Path, limit: int | None) -> KernelScores:
+    from ridgeline.calibrate.kernel_scores import score_table
+
+    counter = shared.Counter("kernels predicted")
+    try:
+        return score_table(table, limit, counter.add)
+    except ImportError as error:  # the optional reader; the message says what to install
+        raise shared.Mistake(str(error)) from None
+    except KeyboardInterrupt:
+        raise shared.Interrupted(f"{counter}; --limit N predicts fewer") from None
+    finally:
+        counter.wipe()
+
+
+def _kernel_json(scores: KernelScores) -> str:
+    return shared.json_text(scores.to_dict())
+
+
+def _kernel_rows(scores: KernelScores) -> str:
+    return _csv([asdict(group) for group in scores.groups], "op")
+
+
+def _kernel_table(scores: KernelScores) -> str:
+    scored = sum(group.n for group in scores.groups)
+    lines = [f"{scores.rows:,} rows of {scores.kind}: {scored:,} scored, {scores.rows - scored:,} left out"]
+    lines += [f"  {n:,}: {reason}" for reason, n in scores.left_out.items()]
+    if not scores.groups:
+        return "\n".join(lines)
+    head = ("op", "chip", "format", "library", "label", "n", "median", "P90", "bias")
+    cells = [
+        (
+            g.op, g.chip, g.format, g.library, g.label, f"{g.n:,}",
+            f"{g.median_abs_err:.1%}", f"{g.p90_abs_err:.1%}", f"{g.bias:+.1%}",
+        )
+        for g in scores.groups
+    ]  # fmt: skip
+    return "\n".join([*lines, "", *shared.columns(head, cells, 5)])

@@ -1,0 +1,268 @@
+"""Score the shipped kernel and collective coefficients on a table of measured kernels.
+
+A table is a parquet file with the columns of aiconfigurator's tables and ``chip``, ``framework`` and
+``timing_mode``; its columns tell what was timed. Rows stream through in chunks, and a group is all rows of one
+operator, chip, number format and library. Times are those of the prediction itself; nothing is fitted here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.calibrate.kernel_kinds import KINDS, MARKS, Array, Kind, Machine
+from ridgeline.calibrate.tables import CHIPS
+from ridgeline.facts import catalog
+from ridgeline.facts.kernel_calibration import Provenance
+from ridgeline.facts.observation import Label
+from ridgeline.timing.rates import worst
+
+CHUNK_ROWS = 131_072
+#: Kernel time; other ways of timing include the host.
+TIMED = ("device", "graph")
+_WORDS = ("chip", "framework", "kernel_source", "timing_mode")
+
+
+class TableError(ValueError):
+    """A kernel table cannot be read or holds something else; the message names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Errors of one operator, chip, format and library; relative, bias is the median of the signed error."""
+
+    op: str
+    chip: str
+    format: str
+    library: str
+    label: str
+    n: int
+    median_abs_err: float
+    p90_abs_err: float
+    bias: float
+
+
+@dataclass(frozen=True, slots=True)
+class KernelScores:
+    """All groups of one table, and why rows were left out."""
+
+    table: str
+    kind: str
+    rows: int
+    groups: tuple[Group, ...]
+    left_out: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "table": self.table,
+            "kind": self.kind,
+            "rows": self.rows,
+            "groups": [asdict(group) for group in self.groups],
+            "left_out": [{"reason": reason, "n": n} for reason, n in self.left_out.items()],
+        }
+
+
+def score_table(
+    path: Path, limit: int | None = None, progress: Callable[[int], None] | None = None
+) -> KernelScores:
+    """Predict the rows of a parquet table and score the predictions by group.
+
+    Args:
+        path: the table.
+        limit: at most this many rows, spread evenly over the file.
+        progress: called with the number of rows of each chunk done.
+
+    Raises:
+        ImportError: pyarrow is absent; the message says what to install.
+        TableError: not a parquet file, no rows, or columns are missing.
+    """
+    file = _open(path)
+    name = detect(path, file.schema_arrow.names)
+    kind, total = KINDS[name], int(file.metadata.num_rows)
+    if not total:
+        raise TableError(f"{path}: the table has no rows")
+    if limit is not None and limit < 1:
+        raise TableError(f"limit = {limit} must be at least 1")
+    index = None if limit is None or limit >= total else np.arange(limit) * total // limit
+    machines: dict[str, Machine | str] = {}
+    errors: dict[tuple[str, str, str, str], list[Array]] = {}
+    labels: dict[tuple[str, str, str, str], Label] = {}
+    left_out: Counter[str] = Counter()
+    seen = 0
+    for chunk in _chunks(file, kind, index):
+        count = len(chunk["latency"])
+        seen += count
+        for words, rows in _groups(chunk, kind):
+            _score(kind, words, rows, machines, errors, labels, left_out)
+        if progress is not None:
+            progress(count)
+    groups = tuple(_group(key, np.concatenate(errors[key]), labels[key]) for key in sorted(errors))
+    return KernelScores(path.name, name, seen, groups, dict(left_out.most_common()))
+
+
+def detect(path: Path, columns: Sequence[str]) -> str:
+    """The kind of a table, from its columns.
+
+    Raises:
+        TableError: no known kind, or columns of that kind are missing.
+    """
+    mark = next((mark for mark in MARKS if mark in columns), None)
+    if mark is None:
+        raise TableError(
+            f"{path}: not a known table of kernels; it needs a column of {', '.join(MARKS)} "
+            f"({', '.join(KINDS)})"
+        )
+    name = MARKS[mark]
+    kind = KINDS[name]
+    missing = [word for word in (*_WORDS, *kind.words, *kind.numbers, "latency") if word not in columns]
+    if missing:
+        raise TableError(f"{path}: a table of {name} needs the columns {', '.join(missing)} too")
+    return _attention_name(path) if name == "attention_prefill" else name
+
+
+def _attention_name(path: Path) -> str:
+    """Prefill or decode: the columns are the same, the operator's name tells."""
+    import pyarrow.parquet as parquet
+
+    file = parquet.ParquetFile(path)
+    if "op_name" not in file.schema_arrow.names:
+        raise TableError(f"{path}: a table of attention needs the column op_name too (context or generation)")
+    first = next(file.iter_batches(1, columns=["op_name"]), None)
+    word = str(first.column(0)[0]) if first is not None and first.num_rows else ""
+    return (
+        "attention_decode" if any(part in word for part in ("generation", "decode")) else "attention_prefill"
+    )
+
+
+def _open(path: Path) -> Any:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise ImportError("reading kernel tables needs pyarrow: pip install 'ridgeline[kernels]'") from error
+    with path.open("rb"):  # a missing or forbidden file says so in the system's own words
+        pass
+    try:
+        return parquet.ParquetFile(path)
+    except (ValueError, OSError) as error:
+        raise TableError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
+
+
+# Rows
+
+
+def _chunks(file: Any, kind: Kind, index: NDArray[np.int64] | None) -> Iterator[dict[str, Any]]:
+    """Columns of each chunk; words as (codes, names)."""
+    import pyarrow as pa
+
+    words, numbers = (*_WORDS, *kind.words), (*kind.numbers, "latency")
+    start = 0
+    for batch in file.iter_batches(CHUNK_ROWS, columns=[*words, *numbers]):
+        end = start + batch.num_rows
+        chunk = batch
+        if index is not None:
+            chosen = index[(index >= start) & (index < end)] - start
+            chunk = batch.take(pa.array(chosen))
+        start = end
+        if not chunk.num_rows:
+            continue
+        found: dict[str, Any] = {}
+        for name in words:
+            column = chunk.column(chunk.schema.get_field_index(name)).cast(pa.string())
+            coded = column.fill_null("").dictionary_encode()
+            found[name] = coded.indices.to_numpy(zero_copy_only=False), coded.dictionary.to_pylist()
+        for name in numbers:
+            column = chunk.column(chunk.schema.get_field_index(name))
+            try:
+                found[name] = column.to_numpy(zero_copy_only=False).astype(np.float64)
+            except (ValueError, TypeError) as error:
+                raise TableError(f"column {name} must hold numbers: {error}") from None
+        yield found
+
+
+def _groups(chunk: Mapping[str, Any], kind: Kind) -> Iterator[tuple[dict[str, str], dict[str, Array]]]:
+    """Rows of a chunk by equal words."""
+    words = (*_WORDS, *kind.words)
+    code = np.zeros(len(chunk["latency"]), dtype=np.int64)
+    for name in words:
+        indices, names = chunk[name]
+        code = code * len(names) + indices
+    order = np.argsort(code, kind="stable")
+    starts = np.flatnonzero(np.diff(code[order], prepend=-1))
+    for rows in np.split(order, starts[1:]):
+        named = {name: chunk[name][1][chunk[name][0][rows[0]]] for name in words}
+        yield named, {name: chunk[name][rows] for name in (*kind.numbers, "latency")}
+
+
+def _score(
+    kind: Kind,
+    words: Mapping[str, str],
+    rows: dict[str, Array],
+    machines: dict[str, Machine | str],
+    errors: dict[tuple[str, str, str, str], list[Array]],
+    labels: dict[tuple[str, str, str, str], Label],
+    left_out: Counter[str],
+) -> None:
+    count = len(rows["latency"])
+    if words["timing_mode"] not in TIMED:
+        left_out[f"timed in mode '{words['timing_mode']}', not the kernel alone"] += count
+        return
+    table_chip = words["chip"]
+    if table_chip not in machines:
+        machines[table_chip] = _machine(table_chip)
+    machine = machines[table_chip]
+    if isinstance(machine, str):
+        left_out[machine] += count
+        return
+    if (why := kind.reason(words)) is not None:
+        left_out[why] += count
+        return
+    good = np.isfinite(rows["latency"]) & (rows["latency"] > 0)
+    inside = kind.mask(rows)
+    for mask, reason in ((~good, "no latency"), (good & ~inside, kind.outside)):
+        if mask.any():
+            left_out[reason] += int(mask.sum())
+    rows = {name: values[good & inside] for name, values in rows.items()}
+    if not len(rows["latency"]):
+        return
+    seconds, label, provenance = kind.seconds(words, rows, machine)
+    op, shown = kind.names(words)
+    key = (op, machine.chip.name, shown, f"{words['framework']}/{words['kernel_source']}")
+    errors.setdefault(key, []).append(np.ravel(seconds) / (rows["latency"] * 1e-3) - 1.0)
+    # Coefficients of one library say less about another.
+    own = _same_library(provenance, words)
+    labels[key] = label if own else worst(label, Label.TRANSFERRED)
+
+
+def _same_library(provenance: Provenance, words: Mapping[str, str]) -> bool:
+    kernel, framework = words["kernel_source"], words["framework"]
+    nccl = framework == "nccl" and "NCCL" in provenance.source
+    return nccl or f"{kernel} of {framework} " in provenance.source
+
+
+def _machine(table_chip: str) -> Machine | str:
+    name = CHIPS.get(table_chip, table_chip)
+    if catalog.entry_path("chips", name) is None:
+        return f"chip '{table_chip}' is not in the catalog"
+    try:
+        return Machine(catalog.chip(name), catalog.cluster_for(name), catalog.calibration(name))
+    except catalog.CatalogError as error:
+        return f"chip '{table_chip}': {error}"
+
+
+def _group(key: tuple[str, str, str, str], error: Array, label: Label) -> Group:
+    size = np.abs(error)
+    return Group(
+        *key,
+        str(label),
+        len(error),
+        float(np.median(size)),
+        float(np.quantile(size, 0.9)),
+        float(np.median(error)),
+    )

@@ -1,0 +1,145 @@
+"""`validate` on tables of kernels and `calibrate`: what they print, and how bad tables end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ridgeline.calibrate.kernel_scores import score_table
+from ridgeline.cli.main import main
+from ridgeline.facts import catalog
+from ridgeline.timing.gemm import gemm_rates, gemm_seconds
+
+arrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "kernels"
+real = pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is absent")
+
+
+def write(path: Path, columns: dict[str, Any]) -> Path:
+    parquet.write_table(arrow.table(columns), path)
+    return path
+
+
+def gemm_columns(count: int = 240, slower: float = 1.25) -> dict[str, Any]:
+    """H100 bf16 rows that take ``slower`` times the prediction, some of them not to be scored."""
+    random = np.random.default_rng(5)
+    m, n, k = 2 ** random.integers(7, 14, (3, count))
+    rates = gemm_rates(catalog.chip("h100-sxm"), catalog.kernel_calibration("h100-sxm"), ["bf16"])
+    latency = np.ravel(gemm_seconds(m, n, k, 1.0, rates)) * slower * 1e3
+    return {
+        "gemm_dtype": ["bfloat16"] * count,
+        "m": m, "n": n, "k": k, "latency": latency,
+        "chip": ["h100_sxm"] * (count - 20) + ["my_chip"] * 20,
+        "framework": ["trtllm"] * 100 + ["mine"] * (count - 100),
+        "version": ["1"] * count,
+        "kernel_source": ["torch_flow"] * count,
+        "timing_mode": ["eager"] * 7 + ["suspect"] * 3 + ["device"] * (count - 10),
+    }  # fmt: skip
+
+
+def test_kernels_are_scored_by_group(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "mine.parquet", gemm_columns())
+    assert main(["validate", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(g["library"], g["label"], g["n"]) for g in found["groups"]] == [
+        ("mine/torch_flow", "transferred", 120),
+        ("trtllm/torch_flow", "fitted", 90),
+    ]
+    for group in found["groups"]:
+        assert (group["op"], group["chip"], group["format"]) == ("gemm", "h100-sxm", "bf16")
+        assert group["bias"] == pytest.approx(-0.2)
+        assert group["median_abs_err"] == pytest.approx(0.2)
+        assert group["p90_abs_err"] == pytest.approx(0.2)
+    left = {row["reason"]: row["n"] for row in found["left_out"]}
+    assert sum(left.values()) == 30
+    assert left["chip 'my_chip' is not in the catalog"] == 20
+    assert {n for reason, n in left.items() if "timed in mode" in reason} == {7, 3}
+
+
+def test_the_table_of_groups_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "mine.parquet", gemm_columns())
+    out = [str(tmp_path / name) for name in ("s.json", "s.csv", "s.txt")]
+    assert main(["validate", str(path), *(word for file in out for word in ("--out", file))]) == 0
+    text = capsys.readouterr().out
+    assert "240 rows of gemm: 210 scored, 30 left out" in text
+    assert "trtllm/torch_flow" in text
+    assert "-20.0%" in text
+    assert Path(out[2]).read_text() == text
+    assert Path(out[1]).read_text().startswith("op,chip,format,library,label,n,")
+    assert len(json.loads(Path(out[0]).read_text())["groups"]) == 2
+
+
+def test_a_limit_spreads_over_the_table(tmp_path: Path) -> None:
+    scores = score_table(write(tmp_path / "mine.parquet", gemm_columns()), limit=24)
+    assert scores.rows == 24
+    assert sum(group.n for group in scores.groups) + sum(scores.left_out.values()) == 24
+    assert {group.library for group in scores.groups} == {"mine/torch_flow", "trtllm/torch_flow"}
+
+
+def _without(name: str) -> dict[str, Any]:
+    return {key: values for key, values in gemm_columns().items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (_without("latency"), ("latency", "gemm")),
+        (_without("gemm_dtype"), ("not a known table", "gemm_dtype")),
+        ({key: values[:0] for key, values in gemm_columns().items()}, ("no rows",)),
+        ({**gemm_columns(), "m": ["wide"] * 240}, ("column m", "numbers")),
+    ],
+)
+def test_a_bad_table_is_one_message(
+    columns: dict[str, Any], words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "bad.parquet", columns)
+    assert main(["validate", str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert all(word in err for word in words), err
+
+
+@pytest.mark.parametrize(
+    ("text", "word"), [("", "not a parquet file"), ("m,n,k\n" * 9, "not a parquet file")]
+)
+def test_a_file_that_is_no_table(
+    text: str, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.parquet"
+    path.write_text(text)
+    assert main(["validate", str(path)]) == 2
+    assert word in capsys.readouterr().err
+    assert main(["validate", str(tmp_path / "nothing.parquet")]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_without_pyarrow_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "mine.parquet", gemm_columns())
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert main(["validate", str(path)]) == 2
+    assert "pip install 'ridgeline[kernels]'" in capsys.readouterr().err
+
+
+@real
+@pytest.mark.parametrize("name", ["gemm", "attention_prefill", "attention_decode", "moe", "collective"])
+def test_real_tables(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(DATA / f"{name}.parquet"), "--limit", "3000", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kind"] == name
+    assert found["rows"] == 3000
+    scored, left = (sum(row["n"] for row in found[key]) for key in ("groups", "left_out"))
+    assert scored + left == 3000
+    fitted = [g for g in found["groups"] if g["label"] == "fitted" and g["n"] >= 20]
+    assert fitted
+    assert all(group["median_abs_err"] < 0.5 for group in fitted)
