@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from ridgeline.facts import catalog
 from ridgeline.facts.calibration import Calibration
@@ -271,3 +272,17 @@ def _ready(
     else:
         source = (stage + 1, chunk) if stage < stages - 1 else (0, chunk + 1)
     return ends.get((kind, micro_batch, source[1], source[0]))
+
+
+def parts() -> dict[str, Any]:
+    """Everything that a full report takes beside its prediction."""
+    return {
+        "plans": plans(),
+        "pareto": candidates(),
+        "timeline": timeline(),
+        "sensitivities": effects(),
+        "published": published(),
+        "command": "ridgeline train llama-3.1-405b --on h100-sxm --chips 16384 --batch 2048 --seq 8192",
+        "version": "0.1.0",
+        "catalog_hash": "0123456789ab",
+    }

@@ -89,7 +89,7 @@ COMMANDS: list[tuple[str, tuple[str, ...]]] = [
 def test_one_message_and_exit_code_2(
     command: str, parts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _fails(command.split(), parts, capsys)
+    assert_fails(command.split(), parts, capsys)
 
 
 CHIP = """
@@ -148,13 +148,13 @@ def test_bad_files(
     path.write_text(text)
     job = JOB.split()[2:]
     words = [word for part in command.split() for word in {"FILE": [str(path)], "JOB": job}.get(part, [part])]
-    _fails(words, parts, capsys)
+    assert_fails(words, parts, capsys)
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     words = [*JOB.split(), "--tp", "8", "--pp", "16", "--out", str(tmp_path / "file" / "result.json")]
-    _fails(words, ("file",), capsys)
+    assert_fails(words, ("file",), capsys)
 
 
 def test_ctrl_c_says_what_was_done(
@@ -185,7 +185,8 @@ def test_the_process_ends_with_2_and_no_trace(command: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def _fails(words: list[str], parts: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def assert_fails(words: list[str], parts: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """The command ends with 2, says nothing on stdout and every one of ``parts`` in one message on stderr."""
     assert main(words) == 2
     out, err = capsys.readouterr()
     assert out == ""

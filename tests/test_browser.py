@@ -42,14 +42,7 @@ def report_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return report.write_report(
         tmp_path_factory.mktemp("report") / "report.html",
         fixture.prediction(),
-        plans=fixture.plans(),
-        pareto=fixture.candidates(),
-        timeline=fixture.timeline(),
-        sensitivities=fixture.effects(),
-        published=fixture.published(),
-        command="ridgeline train llama-3.1-405b --on h100-sxm --chips 16384 --tokens 15.6T",
-        version="0.1.0",
-        catalog_hash="0123456789ab",
+        **fixture.parts(),
     )
 
 

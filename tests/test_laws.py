@@ -36,7 +36,8 @@ def model_of(name: str, stack: str = STACKS[0], recipe: str = "bf16", **job: obj
     )
 
 
-def laws_hold(model: Model, plan: Plan) -> None:
+def assert_laws_hold(model: Model, plan: Plan) -> None:
+    """`verify` raises LawError where FLOPs, bytes or parameters are lost or made; that it does is tested below."""
     shape, _ = shapes_of(plan)
     verify(model, shard(model, shape), shape.at(0))
 
@@ -50,7 +51,7 @@ def test_laws_hold_for_every_model(name: str) -> None:
         Plan(tp=4, sequence_parallel=False),
         Plan(tp=2, cp=2, ep=4, etp=2, dp=8),
     ):
-        laws_hold(model_of(name, mtp=mtp), plan)
+        assert_laws_hold(model_of(name, mtp=mtp), plan)
 
 
 @settings(max_examples=150, deadline=None)
@@ -79,7 +80,7 @@ def test_laws_hold_for_every_shape(
     sp: bool,
 ) -> None:
     plan = Plan(tp=tp, cp=cp, ep=ep, etp=etp, micro_batch=micro_batch, sequence_parallel=sp)
-    laws_hold(model_of(name, stack, recipe, kind=kind), plan)
+    assert_laws_hold(model_of(name, stack, recipe, kind=kind), plan)
 
 
 def tampered(model: Model, **changes: float) -> Model:

@@ -47,17 +47,7 @@ class Page(HTMLParser):
 
 
 def full_page(**changes: Any) -> str:
-    return report.page(
-        fixture.prediction(**changes),
-        plans=fixture.plans(),
-        pareto=fixture.candidates(),
-        timeline=fixture.timeline(),
-        sensitivities=fixture.effects(),
-        published=fixture.published(),
-        command="ridgeline train llama-3.1-405b --on h100-sxm --chips 16384 --batch 2048 --seq 8192",
-        version="0.1.0",
-        catalog_hash="0123456789ab",
-    )
+    return report.page(fixture.prediction(**changes), **fixture.parts())
 
 
 # Numerals
@@ -146,7 +136,8 @@ def test_an_unknown_figure_names_the_known_ones() -> None:
 def test_figures_are_plain_json() -> None:
     prediction = fixture.prediction()
     for kind in figures.FIGURES:
-        json.dumps(report.figure(prediction, kind), allow_nan=False)
+        drawn = report.figure(prediction, kind)
+        assert json.loads(json.dumps(drawn, allow_nan=False)) == drawn
 
 
 def test_the_gantt_draws_every_block_of_a_small_timeline() -> None:

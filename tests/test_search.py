@@ -72,8 +72,8 @@ def test_grid_equals_single_plans(case: Scenario, space: Space) -> None:
         together = evaluate(case, legal)
         for i in range(0, len(legal), max(len(legal) // 5, 1)):
             alone = train(case.replace(plan=legal[i]))
-            assert alone.step_time_s == pytest.approx(float(together.seconds[i]), rel=1e-9)
-            assert alone.peak_memory_bytes == pytest.approx(float(together.peak[i]), rel=1e-9)
+            assert alone.step_time_s == pytest.approx(float(together.step_s[i]), rel=1e-9)
+            assert alone.peak_memory_bytes == pytest.approx(float(together.peak_bytes[i]), rel=1e-9)
 
 
 def test_front_falls_in_memory_as_time_grows() -> None:

@@ -163,7 +163,7 @@ def _nearest(asked: Request, space: Space) -> PlanSearch | None:
         if not len(legal):
             continue
         legal_count += len(legal)
-        peak = evaluate(scenario, legal).peak
+        peak = evaluate(scenario, legal).peak_bytes
         where = int(peak.argmin())
         if best is None or peak[where] < best[0]:
             best = (float(peak[where]), legal[where])

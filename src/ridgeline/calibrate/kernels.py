@@ -1,17 +1,12 @@
 """Kernel timing tables to `KernelCalibration`: a few physical numbers per chip, format and kernel class.
 
 Each fit minimises the logarithmic error of the timing formula itself with a robust loss, on 70 % of the
-shapes; the error written to its provenance is of the other 30 %.
-
-    python -m ridgeline.calibrate.kernels gemm.parquet attention_prefill.parquet ... --out DIR
+shapes; the error written to its provenance is of the other 30 %. `ridgeline calibrate kernels` runs it on tables.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +17,7 @@ from ridgeline.calibrate import tables as kernel_tables
 from ridgeline.calibrate.energy import energy_fit
 from ridgeline.calibrate.measured import MEASURED, from_measured
 from ridgeline.calibrate.tables import Source, Table
-from ridgeline.calibrate.write import calibration_yaml
+from ridgeline.facts import catalog
 from ridgeline.facts.chip import Chip
 from ridgeline.facts.kernel_calibration import (
     AttentionFit,
@@ -44,6 +39,8 @@ Predict = Callable[[Array, Table], Array]
 #: Layers of a model have at least this width; narrower rows of the tables are no product of a transformer.
 NARROWEST = 128
 FEWEST_EXPERTS = 4
+#: Tables of a fit.
+NEEDED = ("gemm", "attention_prefill", "attention_decode", "moe")
 GROUPED_DONOR = "h100-sxm"
 #: Products of a training step have all sides this long; they weigh more in the loss.
 LARGE_SIDE, LARGE_WEIGHT = 2048, 2.0
@@ -121,6 +118,7 @@ def fit_gemm(rows: Table, chip: Chip, format_name: str, source: str, quantises: 
     rows = {**rows, "weight": np.where(large, LARGE_WEIGHT, 1.0)}
 
     def predict(x: Array, r: Table) -> Array:
+        """Seconds of the rows ``r`` under the numbers ``x``."""
         rates = GemmRates(peak, bandwidth, float(chip.cores), in_bytes, 2.0, *x[:9])
         seconds = gemm_seconds(r["m"], r["n"], r["k"], 1.0, rates)
         if quantises:
@@ -151,6 +149,7 @@ def fit_attention(
     rows["weight"] = np.where(rows["q"] >= LARGE_SIDE, LONG_WEIGHT, 1.0)
 
     def predict(x: Array, r: Table) -> Array:
+        """Seconds of the rows ``r`` under the numbers ``x``."""
         rate, half, head_half, memory, memory_half, ramp, launch = x
         rates = AttentionRates(
             peak, bandwidth, float(chip.cores), 2.0, operand(format_name).bytes,
@@ -225,6 +224,7 @@ def fit_grouped(
     rows = kernel_tables.select(rows, keep)
 
     def predict(x: Array, r: Table) -> Array:
+        """Seconds of the rows ``r`` under the numbers ``x``."""
         rate, padding, fixed, row_passes, token_passes = x
         rates = GroupedRates(dense, rate, padding, gemm.launch)
         tokens, hidden = r["num_tokens"].astype(np.float64), r["hidden_size"].astype(np.float64)
@@ -272,15 +272,38 @@ def fit_kernels(tables: Mapping[str, Table], chips: Mapping[str, Chip]) -> dict[
     Raises:
         ValueError: a table is missing, or a chip's rows are.
     """
-    needed = ("gemm", "attention_prefill", "attention_decode", "moe")
-    missing = [name for name in needed if name not in tables]
+    return {fit.chip: fit for fit in fit_each(tables, chips)}
+
+
+def fit_each(tables: Mapping[str, Table], chips: Mapping[str, Chip]) -> Iterator[KernelCalibration]:
+    """`fit_kernels`, chip by chip as each is finished; the chip that lends grouped products comes first."""
+    missing = [name for name in NEEDED if name not in tables]
     if missing:
-        raise ValueError(f"kernel tables missing: {', '.join(missing)}; needed: {', '.join(needed)}")
-    found = {}
-    for table_name, name in kernel_tables.CHIPS.items():
-        if name in chips and np.any(tables["gemm"]["chip"] == table_name):
-            found[name] = _fit_chip(tables, table_name, chips[name])
-    return {name: _with_grouped(fit, found.get(GROUPED_DONOR)) for name, fit in found.items()}
+        raise ValueError(f"kernel tables missing: {', '.join(missing)}; needed: {', '.join(NEEDED)}")
+    present = {
+        kernel_tables.CHIPS.get(name, name): name for name in np.unique(tables["gemm"]["chip"]).tolist()
+    }
+    fitting = [name for name in kernel_tables.CHIPS.values() if name in present and name in chips]
+    if not fitting:
+        known = ", ".join(kernel_tables.CHIPS)
+        raise ValueError(f"table gemm has none of the chips {known}; it has {', '.join(present.values())}")
+    donor: KernelCalibration | None = None
+    for name in sorted(fitting, key=lambda one: one != GROUPED_DONOR):
+        fit = _fit_chip(tables, present[name], chips[name])
+        donor = fit if name == GROUPED_DONOR else donor
+        yield _with_grouped(fit, donor)
+
+
+def derived(found: Mapping[str, KernelCalibration]) -> dict[str, KernelCalibration]:
+    """Chips with one measured rate, from the fits of their relatives in ``found``."""
+    lent = {}
+    for name, (rates, source) in MEASURED.items():
+        target = catalog.chip(name)
+        if target.relative in found:
+            lent[name] = from_measured(
+                found[target.relative], catalog.chip(target.relative), target, rates, source
+            )
+    return lent
 
 
 def _with_grouped(fit: KernelCalibration, donor: KernelCalibration | None) -> KernelCalibration:
@@ -340,37 +363,12 @@ def _rows(
 ) -> tuple[dict[str, NDArray[Any]], str]:
     rows = kernel_tables.rows_of(tables[table], chip, source, dtype_column)
     if not len(rows["seconds"]):
-        raise ValueError(f"table {table} has no device-timed rows of {chip}, {source}")
+        raise ValueError(
+            f"table {table} has no device-timed rows of {chip} for {source.kernel} of "
+            f"{source.framework}, dtype {source.dtype}: the library that stands for this format"
+        )
     return rows, source.text(table, str(rows["version"][0]))
 
 
 def _s(seconds: float) -> str:
     return f"{seconds!r} s"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Read tables, fit, write one YAML file per chip."""
-    from ridgeline.facts import catalog
-
-    parser = argparse.ArgumentParser(prog="python -m ridgeline.calibrate.kernels", description=__doc__)
-    parser.add_argument(
-        "files", nargs="+", type=Path, help="parquet tables; the file name is the table's name"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder for CHIP.yaml")
-    options = parser.parse_args(arguments)
-    tables = {path.stem: kernel_tables.read(path) for path in options.files}
-    chips = {name: catalog.chip(name) for name in kernel_tables.CHIPS.values()}
-    options.out.mkdir(parents=True, exist_ok=True)
-    found = fit_kernels(tables, chips)
-    for name, (rates, source) in MEASURED.items():
-        target = catalog.chip(name)
-        if target.relative in found:
-            donor = catalog.chip(target.relative)
-            found[name] = from_measured(found[target.relative], donor, target, rates, source)
-    for name, calibration in found.items():
-        (options.out / f"{name}.yaml").write_text(calibration_yaml(calibration), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

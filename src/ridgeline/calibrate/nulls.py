@@ -58,9 +58,8 @@ def model_flops(case: Case) -> float:
             window = case.seq
         else:
             continue
-        keys = window - window * (window - 1) / (
-            2 * case.seq
-        )  # mean number of keys of a causal, windowed query
+        # mean number of keys of a causal, windowed query
+        keys = window - window * (window - 1) / (2 * case.seq)
         attention += layer.count * 6 * width * keys
     factor = 4 if case.kind == "lora" else 6
     return float(case.tokens) * (factor * weights + attention)

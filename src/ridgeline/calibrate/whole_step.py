@@ -16,7 +16,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -27,6 +26,7 @@ from ridgeline.facts import catalog
 from ridgeline.facts.calibration import Calibration
 from ridgeline.facts.plan import Plan, PlanGrid
 from ridgeline.facts.scenario import Scenario
+from ridgeline.facts.step_calibration import IN_SITU_LIMITS
 from ridgeline.graph.memory import KINDS
 from ridgeline.sim.step import step
 
@@ -34,6 +34,7 @@ from ridgeline.sim.step import step
 LEAST_ROWS = 8
 #: Errors beyond this [log] count linearly: a row that is wrong for another reason does not rule the fit.
 HUBER = 0.12
+#: Passes over all knobs; each tries values half as far from the current ones as the pass before.
 SWEEPS = 4
 
 
@@ -41,22 +42,20 @@ SWEEPS = 4
 class Knob:
     """One number that may be fitted: its physical range, what is expected of it and how firmly."""
 
-    name: str
+    name: str  # the field of `StepCalibration` or `Stack`; low, high and expected in its unit
     low: float
     high: float
     expected: float
-    spread: float  # standard deviation of the prior, in units of log for ratios
-    logarithmic: bool = True
+    spread: float  # standard deviation of the prior of the logarithm
 
     def penalty(self, value: float) -> float:
         """Squared distance from the expected value in spreads."""
-        away = math.log(value / self.expected) if self.logarithmic else value - self.expected
-        return (away / self.spread) ** 2
+        return (math.log(value / self.expected) / self.spread) ** 2
 
 
 CHIP_KNOBS = (
     Knob("boost_energy", 1.0, 4.0, 2.0, 0.4),
-    Knob("in_situ", 1.0, 1.15, 1.05, 0.05),
+    Knob("in_situ", *IN_SITU_LIMITS, 1.05, 0.05),
 )
 STACK_KNOBS = (
     Knob("elementwise_passes", 0.8, 4.0, 1.4, 0.4),
@@ -77,7 +76,7 @@ class Row:
     scenario: Scenario
     chip: str  # whose step calibration it reads
     stack: str
-    weight: float = 1.0
+    weight: float = 1.0  # in the cost of the fit: one over the root of its family's rows
 
 
 @dataclass(slots=True)
@@ -89,27 +88,21 @@ class Fit:
 
     def scenario(self, row: Row) -> Scenario:
         """The row's scenario with the current values laid over it."""
-        steps = {
-            name: self.values[("chip", row.chip, name)]
-            for name in _names(CHIP_KNOBS)
-            if ("chip", row.chip, name) in self.values
-        }
-        stack = {
-            name: self.values[("stack", row.stack, name)]
-            for name in _names(STACK_KNOBS)
-            if ("stack", row.stack, name) in self.values
-        }
-        known = row.scenario.calibration
+        known, stack = row.scenario.calibration, row.scenario.stack
+        steps = known.steps.model_copy(update=self._of("chip", row.chip, CHIP_KNOBS))
+        fitted = self._of("stack", row.stack, STACK_KNOBS)
         return row.scenario.replace(
-            calibration=Calibration(known.kernels, known.links, known.steps.model_copy(update=steps)),
-            stack=self._stack(row, stack),
+            calibration=Calibration(known.kernels, known.links, steps),
+            stack=stack.model_copy(update=fitted) if fitted else stack,
         )
 
-    def _stack(self, row: Row, update: dict[str, float]) -> Any:
-        return row.scenario.stack.model_copy(update=update) if update else row.scenario.stack
+    def _of(self, kind: str, name: str, knobs: Sequence[Knob]) -> dict[str, float]:
+        """Current values of one chip or stack by knob, as far as they are fitted."""
+        keys = {knob.name: (kind, name, knob.name) for knob in knobs}
+        return {knob: self.values[key] for knob, key in keys.items() if key in self.values}
 
     def error(self, row: Row) -> float:
-        """log(predicted / measured)."""
+        """Natural logarithm of predicted over measured step time."""
         scenario = self.scenario(row)
         assert isinstance(scenario.plan, Plan)
         seconds = float(step(scenario, PlanGrid.of([scenario.plan])).total_s[0])
@@ -126,7 +119,7 @@ def collect(cases: Sequence[Case]) -> list[Row]:
             scenario = chosen(scenarios_of(case))
         except NotPredictable:
             continue
-        rows.append(Row(case, scenario, _donor(scenario.chip.name), scenario.stack.name))
+        rows.append(Row(case, scenario, catalog.donor(scenario.chip.name, "steps"), scenario.stack.name))
     sizes = Counter(row.case.family for row in rows)
     for row in rows:
         row.weight = 1.0 / math.sqrt(sizes[row.case.family])
@@ -212,15 +205,6 @@ def _loss(error: float) -> float:
     return 0.5 * size * size if size < HUBER else HUBER * (size - 0.5 * HUBER)
 
 
-def _names(knobs: Sequence[Knob]) -> list[str]:
-    return [knob.name for knob in knobs]
-
-
-def _donor(chip: str) -> str:
-    """The chip whose step calibration ``chip`` reads."""
-    return catalog.donor(chip, "steps")
-
-
 def write(result: Fit, directory: Path) -> list[Path]:
     """Write fitted numbers into the catalog files under ``directory``; everything else in them stays."""
     written = []
@@ -238,6 +222,7 @@ def write(result: Fit, directory: Path) -> list[Path]:
 
 
 def _steps_yaml(name: str, values: dict[str, float], result: Fit, group: Sequence[Row]) -> str:
+    """A chip's step calibration file, with the errors on the rows it was fitted to."""
     errors = np.abs(np.expm1([result.error(row) for row in group]))
     content = {
         "chip": name,
@@ -255,27 +240,26 @@ def _steps_yaml(name: str, values: dict[str, float], result: Fit, group: Sequenc
 
 def _edited(text: str, values: dict[str, float], rows: int) -> str:
     """A stack's file with its fitted lines replaced, comments kept."""
-    words = {
-        "host": lambda v: f"{v * 1e6:.3g} us",
-        "hand_over": lambda v: f"{v * 1e3:.3g} ms",
-        "step_fixed": lambda v: f"{v * 1e3:.3g} ms",
-    }
-    lines = []
-    seen = set()
+    words = {name: _words(name, value) for name, value in values.items()} | {"rows": str(rows)}
+    lines, seen = [], set()
     for line in text.splitlines():
         key = line.split(":", 1)[0]
-        if key in values or key == "rows":
+        if key in words:
             comment = f"  #{line.split('#', 1)[1]}" if "#" in line else ""
-            shown = str(rows) if key == "rows" else words.get(key, lambda v: f"{v:.3g}")(values[key])
-            line = f"{key}: {shown}{comment}"
+            line = f"{key}: {words[key]}{comment}"
             seen.add(key)
         lines.append(line)
-    lines += [
-        f"{key}: {words.get(key, lambda v: f'{v:.3g}')(value)}"
-        for key, value in values.items()
-        if key not in seen
-    ]
+    lines += [f"{key}: {words[key]}" for key in values if key not in seen]
     return "\n".join(lines) + "\n"
+
+
+def _words(name: str, value: float) -> str:
+    """A number of a stack as its file writes it: times with their unit."""
+    if name == "host":
+        return f"{value * 1e6:.3g} us"
+    if name in ("hand_over", "step_fixed"):
+        return f"{value * 1e3:.3g} ms"
+    return f"{value:.3g}"
 
 
 def main() -> None:

@@ -157,8 +157,7 @@ def _moe(scenario: Scenario, plan: Plan, moe: Moe, order: list[Layer]) -> Fields
         out |= {"moe_router_num_groups": nodes, "moe_router_group_topk": moe.node_limit}
     out |= {"moe_grouped_gemm": True, "moe_permute_fusion": True, "moe_token_dispatcher_type": "alltoall"}
     narrow = (scenario.cluster.tiers[0].size or 0) <= scenario.cluster.chips_per_node
-    if (
-        scenario.stack.dispatcher == "deepep" and narrow
-    ):  # inside a wide domain plain exchange is the faster one
+    # inside a wide domain plain exchange is the faster one
+    if scenario.stack.dispatcher == "deepep" and narrow:
         out |= {"moe_token_dispatcher_type": "flex", "moe_enable_deepep": True}
     return out

@@ -41,10 +41,8 @@ def _low_precision(framework: str, recipe: Recipe) -> dict[str, Any]:
         why = f"scaling {recipe.scaling}" if linear.startswith("fp8") else ""
         known = ["bf16", "fp16", "fp8 with delayed, current or block scaling", "mxfp8", "nvfp4"]
         raise EmitError(framework, "recipe.linear", linear, known, why)
-    wide_gradients = name in (
-        "delayed",
-        "tensorwise",
-    )  # gradients in e5m2; finer scales allow e4m3 throughout
+    # gradients in e5m2; finer scales allow e4m3 throughout
+    wide_gradients = name in ("delayed", "tensorwise")
     fields: dict[str, Any] = {"fp8": "hybrid" if wide_gradients else "e4m3", "fp8_recipe": name}
     if name == "delayed":
         fields |= {"fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ridgeline.metrics import Prediction
 from ridgeline.sim.step import step
 
 CHUNK = 16384  # plans evaluated at a time: temporaries stay in cache
+NEAR = 1.25  # needed memory over capacity up to which a plan that does not fit is a near miss
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,12 @@ class PlanSearch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Evaluated:
+class Evaluated:
+    """Plans of one structure with what the search compares, each ``[plans]``."""
+
     grid: PlanGrid
-    seconds: FloatArray
-    peak: FloatArray
+    step_s: FloatArray
+    peak_bytes: FloatArray  # of the fullest stage
 
 
 def search(
@@ -72,7 +76,7 @@ def search(
     chosen = space or Space()
     considered = 0
     reasons: Counter[str] = Counter()
-    evaluated: list[_Evaluated] = []
+    evaluated: list[Evaluated] = []
     for candidates, legal, broken in legal_grids(scenario, chosen, cross_domain_tp=cross_domain_tp):
         considered += candidates
         reasons.update(broken)
@@ -84,12 +88,13 @@ def search(
     if not evaluated:
         raise PlanError(_nothing_legal(scenario, considered, reasons))
     capacity = scenario.chip.memory.capacity
-    seconds = np.concatenate([part.seconds for part in evaluated])
-    peak = np.concatenate([part.peak for part in evaluated])
+    seconds = np.concatenate([part.step_s for part in evaluated])
+    peak = np.concatenate([part.peak_bytes for part in evaluated])
     owner = np.repeat(np.arange(len(evaluated)), [len(part.grid) for part in evaluated])
     offset = np.concatenate([[0], np.cumsum([len(part.grid) for part in evaluated])])
 
     def plan_at(index: int) -> Plan:
+        """The plan at ``index`` of all parts one after another."""
         part = int(owner[index])
         return evaluated[part].grid[int(index - offset[part])]
 
@@ -98,7 +103,7 @@ def search(
     fitting = order[fits[order]]
     misses = tuple(
         _near_miss(scenario, plan_at(int(i)), float(seconds[i]), float(peak[i]))
-        for i in _misses(order, fits, peak, capacity, fitting)
+        for i in _misses(order, fits, peak, capacity)
     )
     if not fitting.size:
         raise PlanError(_nothing_fits(scenario, len(seconds), misses))
@@ -145,6 +150,7 @@ def legal_plans(
 def _legality(
     scenario: Scenario, grid: PlanGrid, cross_domain_tp: bool
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
+    """Indices of the legal rows, and how many rows each rule turned away."""
     broken = np.zeros(len(grid), dtype=bool)
     counts = {}
     for rule in rules(
@@ -158,11 +164,11 @@ def _legality(
     return np.flatnonzero(~broken), counts
 
 
-def evaluate(scenario: Scenario, grid: PlanGrid) -> _Evaluated:
+def evaluate(scenario: Scenario, grid: PlanGrid) -> Evaluated:
     """Step time [s] and peak memory [B] of every plan of ``grid``: the ordinary step, nothing left out."""
     result = step(scenario, grid)
     total = sum(result.memory[kind] for kind in KINDS)
-    return _Evaluated(grid, result.total_s, np.asarray(total).max(axis=0))
+    return Evaluated(grid, result.total_s, np.asarray(total).max(axis=0))
 
 
 def _pareto(seconds: FloatArray, peak: FloatArray, fitting: NDArray[np.int64]) -> list[int]:
@@ -181,10 +187,9 @@ def _misses(
     fits: NDArray[np.bool_],
     peak: FloatArray,
     capacity: float,
-    fitting: NDArray[np.int64],
 ) -> list[int]:
-    """Fast plans that lack at most a quarter of the memory."""
-    near = order[(~fits[order]) & (peak[order] < 1.25 * capacity)]
+    """The three fastest of the plans that lack at most a quarter of the memory."""
+    near = order[(~fits[order]) & (peak[order] < NEAR * capacity)]
     return [int(i) for i in near[:3]]
 
 
@@ -197,8 +202,6 @@ def _near_miss(scenario: Scenario, plan: Plan, seconds: float, needed: float) ->
 
 def _remedy(scenario: Scenario, plan: Plan) -> str:
     """The smallest change that makes a plan fit, tried in order of cost."""
-    import dataclasses
-
     tries: list[tuple[str, dict[str, object]]] = []
     if plan.recompute == "none":
         tries += [("selective recompute", {"recompute": "selective"})]
@@ -216,7 +219,7 @@ def _remedy(scenario: Scenario, plan: Plan) -> str:
     for text, change in tries:
         other = dataclasses.replace(plan, **change)  # type: ignore[arg-type]
         legal, _ = legal_plans(scenario, PlanGrid.of([other]))
-        if len(legal) and evaluate(scenario, legal).peak[0] <= scenario.chip.memory.capacity:
+        if len(legal) and evaluate(scenario, legal).peak_bytes[0] <= scenario.chip.memory.capacity:
             return text
     return "more chips or a smaller model per chip"
 

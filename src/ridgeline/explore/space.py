@@ -28,7 +28,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Fixed fields of `Plan` (constraints) and lists of values for fields to search beyond the default ones."""
+    """Which plans to look at: fields of `Plan` that are fixed, and the values to try of fields that are not."""
 
     fixed: dict[str, Any] = field(default_factory=dict)
     searched: dict[str, tuple[Any, ...]] = field(default_factory=lambda: dict(SEARCHED))
@@ -40,7 +40,7 @@ class Space:
         for structure in self._structures(scenario):
             axes = _axes(arch, scenario, structure["schedule"], structure["recompute"], self.fixed)
             if structure["zero"] == 3 and "pp" not in self.fixed:
-                # FSDP with a pipeline gathers every micro-batch: searched when asked for
+                # with a pipeline ZeRO 3 gathers at every micro-batch or keeps whole weights: searched on request
                 axes["pp"] = axes["vpp"] = np.array([1])
             key = tuple(tuple(axis.tolist()) for axis in axes.values())
             grid = products.get(key)
@@ -70,22 +70,22 @@ class Space:
 def _axes(
     arch: Architecture, scenario: Scenario, schedule: str, recompute: str, fixed: dict[str, Any]
 ) -> dict[str, np.ndarray]:
+    """Values to combine of every degree but dp; legality is not looked at, but hopeless values are left out."""
     n, job = scenario.num_chips, scenario.job
     domain = min(scenario.cluster.tiers[0].size or n, n)
     experts = max((layer.mlp.experts for layer in arch.layers if isinstance(layer.mlp, Moe)), default=1)
-    layers = arch.num_layers
+    layers, interleaved = arch.num_layers, schedule == "interleaved"
     axes: dict[str, list[int]] = {
         "tp": _divisors(domain, 64),
         "cp": _powers(min(n, max(job.seq // 2048, 1)), 64),
-        "pp": [d for d in _divisors_of_total(n) if d <= layers + 1] if schedule != "interleaved" else
-              [d for d in _divisors_of_total(n) if 1 < d <= layers + 1],
-        "vpp": list(range(2, min(layers, 32) + 1)) if schedule == "interleaved" else [1],
+        "pp": [d for d in _divisors(n, min(layers + 1, 1024)) if d > 1 or not interleaved],
+        "vpp": list(range(2, min(layers, 32) + 1)) if interleaved else [1],
         "ep": [d for d in _divisors(experts, 512) if d <= n],
         "etp": [1],
         "micro_batch": _powers(job.batch, 32),
         "replicas": [1],
         "recompute_layers": [-1],
-    }  # fmt: skip
+    }
     if recompute == "full":
         axes["recompute_layers"] = [-1, *[k for k in (1, 2, 3, 4, 6, 8, 12, 16, 24) if k < layers]]
     for name in axes:
@@ -103,24 +103,21 @@ def _product(axes: dict[str, np.ndarray], n: int, fixed: dict[str, Any]) -> dict
     if "dp" in fixed:
         possible &= ranks * int(fixed["dp"]) == n
     tp, cp, pp = tp[possible], cp[possible], pp[possible]
-    inner = np.meshgrid(*(axes[name] for name in ("vpp", "ep", "etp", "micro_batch", "replicas", "recompute_layers")),
-                        indexing="ij")  # fmt: skip
+    names = ("vpp", "ep", "etp", "micro_batch", "replicas", "recompute_layers")
+    inner = np.meshgrid(*(axes[name] for name in names), indexing="ij")
     columns = [axis.ravel() for axis in inner]
     many, few = tp.size, columns[0].size
     grid = {name: np.repeat(value, few) for name, value in (("tp", tp), ("cp", cp), ("pp", pp))}
-    names = ("vpp", "ep", "etp", "micro_batch", "replicas", "recompute_layers")
     grid |= {name: np.tile(value, many) for name, value in zip(names, columns, strict=True)}
     grid["dp"] = n // (grid["tp"] * grid["cp"] * grid["pp"])
     return {name: grid[name] for name in DEGREES}
 
 
 def _divisors(number: int, most: int) -> list[int]:
+    """Divisors of ``number`` up to ``most``."""
     return [d for d in range(1, min(number, most) + 1) if number % d == 0]
 
 
-def _divisors_of_total(n: int) -> list[int]:
-    return [d for d in range(1, min(n, 1024) + 1) if n % d == 0]
-
-
 def _powers(most: int, cap: int) -> list[int]:
+    """Powers of two up to the lesser of ``most`` and ``cap``, at most 1,024."""
     return [2**i for i in range(11) if 2**i <= min(most, cap)]

@@ -20,6 +20,7 @@ class _Loader(_Base):  # type: ignore[misc]  # the C loader where libyaml is the
     """Safe loader that refuses a key given twice: YAML would silently keep the last one."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of one node; DocumentError names the line of a key that stands there twice."""
         seen: set[str] = set()
         for key_node, _ in node.value:
             if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":

@@ -16,7 +16,10 @@ class Spec(BaseModel):
 
 
 def _quantity(dimension: str, example: str) -> tuple[Any, ...]:
+    """What makes a float a field that is read from text with a unit of ``dimension``, in SI base units."""
+
     def read(value: Any) -> float:
+        """The number in the base unit; ValueError where the unit is wrong or missing, or the number negative."""
         number = units.parse(value, dimension)
         if number < 0:
             raise ValueError(f"{value!r} is negative")

@@ -109,11 +109,9 @@ def _feed_forward(
 
 
 def _moe(mlp: Moe, h: float, style: Style) -> list[Op]:
-    """Router, permutation, routed experts as grouped matmuls, un-permutation, shared experts."""
-    t, f, arms, recipe = style.seq, float(mlp.ffn), 2.0 if mlp.gated else 1.0, style.recipe
-    rows = t * mlp.topk
-    kept = recipe.saved_linear_bytes if style.trained else 0.0
-    ops: list[Op] = [
+    """Router, permutation, routed experts as grouped matmuls, un-permutation, casts, shared experts."""
+    t, rows = style.seq, style.seq * mlp.topk
+    return [
         Gemm("router", t, mlp.experts, h, split=SEQUENCE, role="router", trained=style.trained),
         Stream(
             "top-k",
@@ -125,6 +123,26 @@ def _moe(mlp: Moe, h: float, style: Style) -> list[Op]:
         ),
         Stream("permute", 4.0 * rows * h, 4.0 * rows * h, launches=2.0, fusible=False),
         Stream("sort by expert", 4.0 * rows * h, 4.0 * rows * h, split=EXPERT, launches=2.0, fusible=False),
+        *_routed_experts(mlp, h, style),
+        Stream("unsort", 4.0 * rows * h, 4.0 * rows * h, split=EXPERT, launches=2.0, fusible=False),
+        Stream(
+            "un-permute",
+            2.0 * (rows + t) * h,
+            4.0 * (rows + t) * h,
+            saved=2.0 * rows * h,
+            launches=2.0,
+            fusible=False,
+        ),
+        *_expert_casts(mlp, h, style),
+        *_shared_experts(mlp, h, style),
+    ]
+
+
+def _routed_experts(mlp: Moe, h: float, style: Style) -> list[Op]:
+    """Both matmuls of all routed experts, grouped by expert, and the activation between them."""
+    f, arms, rows = float(mlp.ffn), 2.0 if mlp.gated else 1.0, style.seq * mlp.topk
+    kept = style.recipe.saved_linear_bytes if style.trained else 0.0
+    return [
         Gemm(
             "expert fc1",
             rows,
@@ -163,41 +181,41 @@ def _moe(mlp: Moe, h: float, style: Style) -> list[Op]:
             divides="k",
             remade=style.modules,
         ),
-        Stream("unsort", 4.0 * rows * h, 4.0 * rows * h, split=EXPERT, launches=2.0, fusible=False),
-        Stream(
-            "un-permute",
-            2.0 * (rows + t) * h,
-            4.0 * (rows + t) * h,
-            saved=2.0 * rows * h,
-            launches=2.0,
-            fusible=False,
-        ),
     ]
-    if recipe.cast_passes:
-        passes = 2.0 * recipe.cast_passes
-        ops += [
-            Stream("expert fc1 cast", passes * rows * h, 0.0, split=EXPERT, fusible=False),
-            Stream(
-                "expert fc1 gradient cast",
-                0.0,
-                passes * rows * arms * f,
-                split=EXPERT,
-                fusible=False,
-                divides="features",
-            ),
-            Stream(
-                "expert fc2 cast", passes * rows * f, 0.0, split=EXPERT, fusible=False, divides="features"
-            ),
-            Stream("expert fc2 gradient cast", 0.0, passes * rows * h, split=EXPERT, fusible=False),
-        ]
-    if mlp.shared_ffn:
-        ops += _feed_forward(
-            style, "shared fc1", "shared activation", "shared fc2", float(mlp.shared_ffn), h, mlp.gated
-        )
-        if mlp.shared_gate:
-            ops.append(Gemm("shared gate", t, 1.0, h, split=SEQUENCE, role="router", trained=style.trained))
-        ops.append(Stream("shared add", 6.0 * t * h, 4.0 * t * h))
-    return ops
+
+
+def _expert_casts(mlp: Moe, h: float, style: Style) -> list[Op]:
+    """What a low-precision recipe converts for the routed experts: inputs forward, output gradients backward."""
+    if not style.recipe.cast_passes:
+        return []
+    passes = 2.0 * style.recipe.cast_passes
+    f, arms, rows = float(mlp.ffn), 2.0 if mlp.gated else 1.0, style.seq * mlp.topk
+    return [
+        Stream("expert fc1 cast", passes * rows * h, 0.0, split=EXPERT, fusible=False),
+        Stream(
+            "expert fc1 gradient cast",
+            0.0,
+            passes * rows * arms * f,
+            split=EXPERT,
+            fusible=False,
+            divides="features",
+        ),
+        Stream("expert fc2 cast", passes * rows * f, 0.0, split=EXPERT, fusible=False, divides="features"),
+        Stream("expert fc2 gradient cast", 0.0, passes * rows * h, split=EXPERT, fusible=False),
+    ]
+
+
+def _shared_experts(mlp: Moe, h: float, style: Style) -> list[Op]:
+    """The experts that every token visits, with the gate on their output where there is one."""
+    if not mlp.shared_ffn:
+        return []
+    t = style.seq
+    ops = _feed_forward(
+        style, "shared fc1", "shared activation", "shared fc2", float(mlp.shared_ffn), h, mlp.gated
+    )
+    if mlp.shared_gate:
+        ops.append(Gemm("shared gate", t, 1.0, h, split=SEQUENCE, role="router", trained=style.trained))
+    return [*ops, Stream("shared add", 6.0 * t * h, 4.0 * t * h)]
 
 
 def embedding_block(arch: Architecture, style: Style) -> Block:

@@ -21,7 +21,7 @@ from ridgeline.facts.stack import Stack
 from ridgeline.graph.activations import activation_bytes, gradient_bytes, largest_matrix, working_bytes
 from ridgeline.graph.model import Model
 from ridgeline.graph.ops import FloatArray, Gemm, Size, Stream
-from ridgeline.graph.parallel.pp import Stages
+from ridgeline.graph.parallel.pp import Stages, recomputed_share
 from ridgeline.graph.parameters import Parameters, parameters
 from ridgeline.graph.shape import Shape
 
@@ -78,9 +78,9 @@ def _states(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Weights, gradients and optimizer state of one chip.
 
-    ZeRO (arXiv:1910.02054, fig. 1): stage 1 shards the optimizer, 2 the gradients, 3 the weights. Under a
-    pipeline stage 3 gathers once a step and reduces after the last micro-batch: gathered weights and whole
-    gradients stay.
+    ZeRO (arXiv:1910.02054, fig. 1): stage 1 shards the optimizer, 2 the gradients, 3 the weights. Without
+    resharding after forward, stage 3 keeps the gathered weights too; under a pipeline it reduces after the
+    last micro-batch, so that whole gradients stay beside the sharded ones.
     """
     d, e = params.dense * copies, params.expert * copies
     ds, es = params.dense_shards, params.expert_shards
@@ -173,9 +173,7 @@ def _kept(
     each, again = saved[:, None], np.zeros_like(in_flight)
     if plan.recompute == "full":
         inputs = sizes(*(block.input_bytes for block in model.layers))
-        chosen = np.asarray(plan.recompute_layers, dtype=np.float64)
-        share = np.minimum(chosen / np.maximum(layers.sum(axis=0), 1e-9), 1.0)
-        share = np.where(chosen < 0, 1.0, share)
+        share = recomputed_share(plan, layers.sum(axis=0))
         each = share * inputs[:, None] + (1.0 - share) * saved[:, None]
         again = np.where(share > 0.0, saved.max(axis=0), 0.0)
     # offloaded: two layers' worth is on the chip, the rest is at the host or on its way
@@ -198,10 +196,11 @@ def _buffers(
 ) -> tuple[FloatArray, FloatArray]:
     """Bytes beside states and activations ``[4, plans]``: always there, and under the backward of a layer.
 
-    Tensor parallelism keeps a buffer for one gathered sequence. Megatron keeps a placeholder for each
-    matrix shape while gradients go straight into the gradient buffer. With ZeRO stage 3 two units are
-    gathered at a time, and the gradient of one and its copy that is being reduced are there: FSDP's unit is
-    a layer, with embedding and head gathered throughout; compilers and DeepSpeed go matrix by matrix.
+    Tensor parallelism keeps a buffer for one gathered sequence. Below ZeRO stage 3 the weight gradients of
+    one layer, as its matmuls hand them over, stand beside the gradient buffer (Megatron keeps one such tensor
+    for each matrix shape). With stage 3 two units are gathered at a time, and the gradient of one and its
+    copy that is being reduced are there: FSDP's unit is a layer, with embedding and head gathered throughout;
+    compilers and DeepSpeed go matrix by matrix.
     """
     sequence = sizes(model.layers[0].input_bytes * shape.sequence_split)[0]
     standing = np.where(np.asarray(plan.tp) > 1, sequence, 0.0) + np.zeros_like(params.dense)

@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 
 from ridgeline import units
-from ridgeline.metrics import OperatorTime, Prediction
+from ridgeline.metrics import OperatorTime, Prediction, Rung
 from ridgeline.report import theme
 from ridgeline.report.effects import HasEffect
 from ridgeline.report.numerals import gigabytes, percent, seconds, signed_percent, significant
@@ -36,13 +36,34 @@ def ladder_waterfall(prediction: Prediction) -> Figure:
     Causes that cost nothing are left out.
     """
     rungs = [rung for rung in prediction.ladder if rung.seconds]
+    total, bound = prediction.step_time_s, prediction.bound_s
+    layout = theme.layout(
+        height=70 + 32 * (len(rungs) + 1),
+        barmode="overlay",
+        bargap=0.28,
+        showlegend=False,
+        # 18 % of room on the right: the label of the longest bar stands outside it.
+        xaxis=theme.axis("seconds of one step", range=[0, 1.18 * max(total, prediction.step_time_high_s)]),
+        yaxis=_words_axis(),
+        shapes=[_line(x0=bound, x1=bound, y0=0, y1=1, yref="paper", dash="dot")],
+        annotations=[
+            _note(
+                f"physical bound {significant(bound)} s", x=bound, y=1, yref="paper", xanchor="left", yshift=2
+            )
+        ],
+    )
+    layout["margin"] = {**layout["margin"], "t": 26}
+    return {"data": [_cause_bars(rungs, total), _step_bar(prediction)], "layout": layout}
+
+
+def _cause_bars(rungs: Sequence[Rung], total: float) -> dict[str, Any]:
+    """One bar per rung of a step of ``total`` [s], each starting where the last one ended."""
     starts = [math.fsum(rung.seconds for rung in rungs[:i]) for i in range(len(rungs))]
-    total = prediction.step_time_s
     colours = [
         theme.colour("blue" if i == 0 else "orange" if rung.seconds >= 0 else "green")
         for i, rung in enumerate(rungs)
     ]
-    causes = {
+    return {
         "type": "bar",
         "orientation": "h",
         "name": "cause",
@@ -60,7 +81,12 @@ def ladder_waterfall(prediction: Prediction) -> Figure:
         "hovertemplate": "%{y}<br>%{customdata[0]} s, %{customdata[1]} of the step"
         "<br>up to here %{customdata[2]} s<extra></extra>",
     }
-    result = {
+
+
+def _step_bar(prediction: Prediction) -> dict[str, Any]:
+    """The predicted step with its range."""
+    total = prediction.step_time_s
+    return {
         "type": "bar",
         "orientation": "h",
         "name": "predicted",
@@ -83,24 +109,6 @@ def ladder_waterfall(prediction: Prediction) -> Figure:
         "hovertemplate": f"predicted step {significant(total)} s<br>"
         f"{_range_words(prediction)}<extra></extra>",
     }
-    bound = prediction.bound_s
-    layout = theme.layout(
-        height=70 + 32 * (len(rungs) + 1),
-        barmode="overlay",
-        bargap=0.28,
-        showlegend=False,
-        # 18 % of room on the right: the label of the longest bar stands outside it.
-        xaxis=theme.axis("seconds of one step", range=[0, 1.18 * max(total, prediction.step_time_high_s)]),
-        yaxis=_words_axis(),
-        shapes=[_line(x0=bound, x1=bound, y0=0, y1=1, yref="paper", dash="dot")],
-        annotations=[
-            _note(
-                f"physical bound {significant(bound)} s", x=bound, y=1, yref="paper", xanchor="left", yshift=2
-            )
-        ],
-    )
-    layout["margin"] = {**layout["margin"], "t": 26}
-    return {"data": [causes, result], "layout": layout}
 
 
 def roofline(prediction: Prediction) -> Figure:

@@ -1,4 +1,4 @@
-"""Data parallelism over one step: gradient reduction, parameter gathering, FSDP gathers per layer.
+"""Data parallelism over one step: gradient reduction, parameter gathering, gathers and reductions per layer.
 
 Dense parameters are sharded over the data and context ranks of one stage, experts over what expert parallelism leaves
 of them. What can be hidden is decided by the schedule's windows.
@@ -6,34 +6,31 @@ of them. What can be hidden is decided by the schedule's windows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from ridgeline.facts.plan import IntArray, PlanGrid
+from ridgeline.facts.plan import PlanGrid
 from ridgeline.facts.scenario import Scenario
 from ridgeline.facts.stack import Stack
-from ridgeline.graph.build import Model
 from ridgeline.graph.memory import Parameters
 from ridgeline.graph.ops import FloatArray
 from ridgeline.graph.parallel.pp import Stages
-from ridgeline.graph.shape import Shape
 from ridgeline.sim.exposure import exposed_under
 from ridgeline.sim.schedule import hidden_gather_s, hidden_reduction_s
 from ridgeline.sim.stage_costs import StageCosts
 from ridgeline.timing.collectives import Kind, collective_seconds
-from ridgeline.timing.topology import place
+from ridgeline.timing.topology import Placement, place
 
 
 @dataclass(frozen=True, slots=True)
 class DataParallel:
     """Seconds per step ``[4, plans]`` unless said otherwise."""
 
-    reduce_s: FloatArray  # gradients, once per step
+    reduce_s: FloatArray  # gradients, once per step; zero where each micro-batch reduces
     gather_s: FloatArray  # parameters, once per step
-    fsdp_forward_s: FloatArray  # exposed gathers of one micro-batch
-    fsdp_backward_s: FloatArray
+    forward_s: FloatArray  # exposed in one micro-batch: gathers of ZeRO 3
+    backward_s: FloatArray  # the same, with the reductions of ZeRO 2 and 3
     layers: FloatArray  # layers per stage, the buckets of overlap
     sent_bytes: FloatArray  # [plans], per chip and step
 
@@ -57,95 +54,120 @@ class DataParallel:
         return np.asarray((reduce + gather).max(axis=0))
 
 
+@dataclass(frozen=True, slots=True)
+class _Traffic:
+    """Who talks to whom for one step's parameters and gradients, and how long a collective among them takes."""
+
+    scenario: Scenario
+    grid: PlanGrid
+    params: Parameters
+    dense: Placement
+    expert: Placement | None  # None where the model has no experts
+    copies: Placement | None  # None where no plan of the grid has replicas
+
+    @classmethod
+    def of(cls, scenario: Scenario, grid: PlanGrid, params: Parameters) -> _Traffic:
+        """Groups as their ranks lie on the cluster: tensor-parallel ranks innermost, replicas outermost."""
+        cluster, across = scenario.cluster, np.asarray(grid.tp, dtype=np.float64)
+        dense, expert, copies = place(params.dense_shards, across, cluster), None, None
+        if np.any(params.expert > 0.0):
+            expert = place(params.expert_shards, np.asarray(grid.ep * grid.etp, dtype=np.float64), cluster)
+        if (grid.replicas != 1).any():
+            copies = place(grid.replicas, across * params.dense_shards, cluster)
+        return cls(scenario, grid, params, dense, expert, copies)
+
+    def sharded_s(
+        self, kind: Kind, dense: FloatArray, expert: FloatArray, pieces: FloatArray | float = 1.0
+    ) -> FloatArray:
+        """A collective of ``dense`` and of ``expert`` bytes among their shards, in ``pieces`` equal messages [s]."""
+        total = self._collective_s(kind, dense / pieces, self.dense)
+        if self.expert is not None:
+            total = total + self._collective_s(kind, expert / pieces, self.expert)
+        return total * pieces
+
+    def copies_s(self, size: FloatArray) -> FloatArray:
+        """All-reduce of gradient shards of ``size`` bytes among the replicas of the sharded group (HSDP) [s]."""
+        if self.copies is None:
+            return np.zeros_like(self.params.dense)
+        return self._collective_s("all_reduce", size, self.copies)
+
+    def _collective_s(self, kind: Kind, size: FloatArray, where: Placement) -> FloatArray:
+        return collective_seconds(kind, size, where, self.scenario.cluster, self.scenario.calibration.links)
+
+    @property
+    def sent_share(self) -> FloatArray:
+        """What a ring over the dense shards sends of each byte: (n - 1) / n."""
+        return 1.0 - 1.0 / np.maximum(self.params.dense_shards, 1.0)
+
+
 def data_parallel(
     scenario: Scenario,
     grid: PlanGrid,
     switch: dict[str, bool],
-    shape: Shape,
-    codes: IntArray,
-    model: Model,
     stages: Stages,
     params: Parameters,
     compute: tuple[FloatArray, FloatArray],
 ) -> DataParallel:
-    """Times of all data-parallel traffic; ``compute`` is forward and backward of one micro-batch ``[4, plans]``."""
-    cluster, links, recipe = scenario.cluster, scenario.calibration.links, scenario.recipe
-    stack = scenario.stack
+    """Times of all data-parallel traffic; ``compute`` is forward and backward of one micro-batch ``[4, plans]`` [s]."""
+    traffic = _Traffic.of(scenario, grid, params)
     layers = stages.layers.sum(axis=0)
+    if grid.zero == 3:
+        return _by_layer(traffic, layers, compute)
+    return _by_step(traffic, switch, layers, compute[1])
+
+
+def _by_step(
+    traffic: _Traffic, switch: dict[str, bool], layers: FloatArray, backward_s: FloatArray
+) -> DataParallel:
+    """ZeRO 0 to 2: gradients are reduced and parameters gathered whole; ZeRO 2 reduces at every micro-batch."""
+    grid, params, recipe = traffic.grid, traffic.params, traffic.scenario.recipe
     zeros = np.zeros_like(params.dense)
-    reduce_bytes = recipe.grad_reduce_bytes
-    dense_trained, expert_trained = params.dense * params.trained, params.expert * params.trained_expert
-
-    shards = params.dense_shards
-    across = np.asarray(grid.tp, dtype=np.float64)
-    dense_place = place(shards, across, cluster)
-    has_experts = bool(np.any(params.expert > 0.0))
-    if has_experts:
-        expert_place = place(params.expert_shards, np.asarray(grid.ep * grid.etp, dtype=np.float64), cluster)
-
-    def both(kind: Kind, dense: FloatArray, expert: FloatArray) -> FloatArray:
-        total = collective_seconds(kind, dense, dense_place, cluster, links)
-        if has_experts:
-            total = total + collective_seconds(kind, expert, expert_place, cluster, links)
-        return total
-
-    def copies(size: FloatArray) -> FloatArray:
-        if (grid.replicas == 1).all():
-            return zeros
-        copies_place = place(grid.replicas, across * shards, cluster)
-        return collective_seconds("all_reduce", size, copies_place, cluster, links)
-
-    volume = 1.0 - 1.0 / np.maximum(shards, 1.0)
-    if grid.zero < 3:
-        size, experts = dense_trained * reduce_bytes, expert_trained * reduce_bytes
-        gathered, gathered_experts = dense_trained * recipe.gather_bytes, expert_trained * recipe.gather_bytes
-        if grid.zero == 0:
-            reduce, gather = both("all_reduce", size, experts), zeros
-        else:
-            reduce = both("reduce_scatter", size, experts) + copies(size / shards)
-            gather = both("all_gather", gathered, gathered_experts)
-        sent = ((size + experts + gathered + gathered_experts) * volume).max(axis=0)
-        if grid.zero == 2:
-            # sharded gradients cannot wait for the other micro-batches: each one is reduced as it comes
-            part = 1.0 - 1.0 / np.maximum(layers, 1.0)
-            each = (
-                exposed_under(reduce, compute[1] * part, stack.comm_sms) if switch["overlap_grad"] else reduce
-            )
-            return DataParallel(zeros, gather, zeros, each, layers, sent)
-        return DataParallel(reduce, gather, zeros, zeros, layers, sent)
-
-    pieces = layers * stack.layer_messages
-    gather = _per_stage(
-        both, params.dense * recipe.gather_bytes, params.expert * recipe.gather_bytes, pieces, "all_gather"
-    )
-    scatter = _per_stage(
-        both, dense_trained * reduce_bytes, expert_trained * reduce_bytes, pieces, "reduce_scatter"
-    )
-    scatter = scatter + copies(dense_trained * reduce_bytes / shards)
-    forward_s, backward_s = compute
-    m = np.maximum(np.asarray(scenario.job.batch / (grid.dp * grid.micro_batch), dtype=np.float64), 1.0)
-    # under a pipeline gradients are reduced after the last micro-batch, and parameters that stay are gathered once
-    once = np.where(grid.pp > 1, 1.0 / m, 1.0)
-    again = gather * float(grid.fsdp_reshard)
-    gather = gather if grid.fsdp_reshard else gather * once
-    behind = again + scatter * once
-    if stack.prefetch:
-        part = 1.0 - 1.0 / np.maximum(layers, 1.0)
-        ahead = exposed_under(gather, forward_s * part, stack.comm_sms)
-        behind = exposed_under(behind, backward_s * part, stack.comm_sms)
+    dense, expert = params.dense * params.trained, params.expert * params.trained_expert
+    size, experts = dense * recipe.grad_reduce_bytes, expert * recipe.grad_reduce_bytes
+    gathered, gathered_experts = dense * recipe.gather_bytes, expert * recipe.gather_bytes
+    if grid.zero == 0:
+        reduce, gather = traffic.sharded_s("all_reduce", size, experts), zeros
     else:
-        ahead = gather
-    sent = (params.dense * volume).max(axis=0) * (2.0 * recipe.gather_bytes + reduce_bytes) * m
+        reduce = traffic.sharded_s("reduce_scatter", size, experts)
+        reduce = reduce + traffic.copies_s(size / params.dense_shards)
+        gather = traffic.sharded_s("all_gather", gathered, gathered_experts)
+    sent = ((size + experts + gathered + gathered_experts) * traffic.sent_share).max(axis=0)
+    if grid.zero < 2:
+        return DataParallel(reduce, gather, zeros, zeros, layers, sent)
+    # sharded gradients cannot wait for the other micro-batches: each one is reduced as it comes
+    if switch["overlap_grad"]:
+        reduce = exposed_under(reduce, _overlapped(backward_s, layers), traffic.scenario.stack.comm_sms)
+    return DataParallel(zeros, gather, zeros, reduce, layers, sent)
+
+
+def _by_layer(traffic: _Traffic, layers: FloatArray, compute: tuple[FloatArray, FloatArray]) -> DataParallel:
+    """ZeRO 3: parameters are gathered and gradients scattered layer by layer, at every micro-batch.
+
+    Under a pipeline gradients are reduced after the last micro-batch, and parameters that stay are gathered once.
+    """
+    scenario, grid, params = traffic.scenario, traffic.grid, traffic.params
+    recipe, stack = scenario.recipe, scenario.stack
+    dense_grads = params.dense * params.trained * recipe.grad_reduce_bytes
+    expert_grads = params.expert * params.trained_expert * recipe.grad_reduce_bytes
+    pieces = np.maximum(layers * stack.layer_messages, 1.0)
+    gather = traffic.sharded_s(
+        "all_gather", params.dense * recipe.gather_bytes, params.expert * recipe.gather_bytes, pieces
+    )
+    scatter = traffic.sharded_s("reduce_scatter", dense_grads, expert_grads, pieces)
+    scatter = scatter + traffic.copies_s(dense_grads / params.dense_shards)
+    m = np.maximum(np.asarray(scenario.job.batch / (grid.dp * grid.micro_batch), dtype=np.float64), 1.0)
+    once = np.where(grid.pp > 1, 1.0 / m, 1.0)
+    ahead = gather if grid.fsdp_reshard else gather * once
+    behind = gather * float(grid.fsdp_reshard) + scatter * once
+    if stack.prefetch:
+        ahead = exposed_under(ahead, _overlapped(compute[0], layers), stack.comm_sms)
+        behind = exposed_under(behind, _overlapped(compute[1], layers), stack.comm_sms)
+    sent_bytes = 2.0 * recipe.gather_bytes + recipe.grad_reduce_bytes
+    sent = (params.dense * traffic.sent_share).max(axis=0) * sent_bytes * m
+    zeros = np.zeros_like(params.dense)
     return DataParallel(zeros, zeros, ahead, behind, layers, sent)
 
 
-def _per_stage(
-    both: Callable[[Kind, FloatArray, FloatArray], FloatArray],
-    dense: FloatArray,
-    expert: FloatArray,
-    pieces: FloatArray,
-    kind: Kind,
-) -> FloatArray:
-    """Collectives of a stage issued in ``pieces`` messages of equal size."""
-    count = np.maximum(pieces, 1.0)
-    return count * both(kind, dense / count, expert / count)
+def _overlapped(compute_s: FloatArray, layers: FloatArray) -> FloatArray:
+    """The part of a pass that messages may run under: all but the layer at its edge [s]."""
+    return compute_s * (1.0 - 1.0 / np.maximum(layers, 1.0))

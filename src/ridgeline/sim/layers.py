@@ -151,9 +151,8 @@ def _sizes(program: Program, model: Model, kind: int, shapes: int) -> FloatArray
     return table
 
 
-_Part = tuple[
-    FloatArray, FloatArray, FloatArray | float, FloatArray
-]  # FLOPs, bytes, seconds at peak, seconds
+#: FLOPs, bytes, seconds at peak, seconds.
+_Part = tuple[FloatArray, FloatArray, FloatArray | float, FloatArray]
 
 
 @by_identity

@@ -9,7 +9,7 @@ import numpy as np
 
 from ridgeline.facts.plan import IntArray, PlanGrid
 from ridgeline.graph.ops import FloatArray
-from ridgeline.graph.parallel.pp import Stages
+from ridgeline.graph.parallel.pp import Stages, recomputed_share
 from ridgeline.sim.layers import BlockTimes
 from ridgeline.sim.program import FORWARD, INPUT_GRAD, WEIGHT_GRAD
 from ridgeline.sim.reality import Reality
@@ -53,11 +53,11 @@ def phase_times(
     real: Reality,
     hand_over: float,
 ) -> Phases:
-    """Sum the blocks of each stage class; ``hand_over`` is the host's time for one pipeline send."""
+    """Sum the blocks of each stage class; ``hand_over`` is the host's time for one pipeline send [s]."""
+    # effects that differ from plan to plan need blocks plan by plan; otherwise one set per shape does
     shared = not any(
         isinstance(effect, np.ndarray) for effect in (real.kernels, real.streams, real.tp, real.cp, real.ep)
     )
-    # effects that differ from plan to plan need blocks plan by plan; otherwise one set per shape does
 
     def at(values: FloatArray) -> FloatArray:
         return values if shared else values[..., codes]
@@ -80,7 +80,8 @@ def phase_times(
     forward, input_grad, weight_grad = sums[:3] + sums[3:6] * pace.matrix
     if grid.recompute != "none":
         again = sums[6] + sums[7] * pace.matrix
-        input_grad = input_grad + real.recompute * _chosen(weights, blocks, grid) * again
+        share = recomputed_share(grid, weights[: blocks.num_layer_kinds].sum(axis=0))
+        input_grad = input_grad + real.recompute * share * again
     # launching is a race: a phase ends when both the device and the host that feeds it are done
     ahead, behind = _host(blocks, weights, again=grid.recompute == "full")
     forward = forward + real.host * np.maximum(ahead - forward, 0.0)
@@ -96,15 +97,6 @@ def _per_stage(weights: FloatArray, values: FloatArray, codes: IntArray | None) 
     if codes is not None:
         values = np.take(values, codes, axis=-1)
     return np.einsum("bcp,vbp->vcp", weights, values)  # type: ignore[no-any-return]
-
-
-def _chosen(weights: FloatArray, blocks: BlockTimes, grid: PlanGrid) -> FloatArray | float:
-    """Share of a stage's layers that full recompute repeats ``[4, plans]``."""
-    if grid.recompute != "full" or (grid.recompute_layers < 0).all():
-        return 1.0
-    count = np.maximum(weights[: blocks.num_layer_kinds].sum(axis=0), 1e-9)
-    share = np.minimum(grid.recompute_layers / count, 1.0)
-    return np.where(grid.recompute_layers < 0, 1.0, share)
 
 
 def _host(blocks: BlockTimes, weights: FloatArray, *, again: bool) -> tuple[FloatArray, FloatArray]:

@@ -83,7 +83,8 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
     )  # fmt: skip
     stages = assign(arch, grid.pp, grid.vpp)
     params = parameters(model, shape, codes, stages, grid, arch.tied)
-    m = np.asarray(job.batch / (grid.dp * grid.micro_batch), dtype=np.float64)
+    passes = np.asarray(job.batch / (grid.dp * grid.micro_batch), dtype=np.float64)
+    num_micro_batches = np.maximum(np.round(passes), 1.0).astype(np.int64)
 
     weights = block_weights(stages, model.mtp is not None)
     done = activity(blocks, (weights * stages.number).sum(axis=1), codes)
@@ -99,47 +100,50 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
         )
         forward = forward + reality.offload * out_s
         input_grad = input_grad + reality.offload * back_s
-    gathers = data_parallel(
-        scenario, grid, switch, shape, codes, model, stages, params, (forward, input_grad + weight_grad)
-    )
-    forward = forward + gathers.fsdp_forward_s * reality.dp
-    input_grad = input_grad + gathers.fsdp_backward_s * reality.dp
+    gathers = data_parallel(scenario, grid, switch, stages, params, (forward, input_grad + weight_grad))
+    forward = forward + gathers.forward_s * reality.dp
+    input_grad = input_grad + gathers.backward_s * reality.dp
 
-    width = 2.0 * job.seq * arch.hidden * grid.micro_batch / (grid.cp * grid.tp)
-    hand_over = collective_seconds(
-        "send", width, place(np.minimum(grid.pp, 2), grid.tp * grid.cp * grid.dp, scenario.cluster),
-        scenario.cluster, scenario.calibration.links,
-    )  # fmt: skip
     costs = StageCosts(
         forward_s=forward,
         input_grad_s=input_grad,
         weight_grad_s=weight_grad,
-        send_s=hand_over,
+        send_s=_send_s(scenario, grid),
         send_overlapped=switch["overlap_p2p"],
     )
-    whole = np.maximum(np.round(m), 1.0).astype(np.int64)
-    pipeline = pipeline_seconds(grid.schedule, costs, whole, grid.pp, grid.vpp)
-    mean = whole * (costs.stage_s * stages.number).sum(axis=0) / grid.pp
+    pipeline = pipeline_seconds(grid.schedule, costs, num_micro_batches, grid.pp, grid.vpp)
+    mean = num_micro_batches * (costs.stage_s * stages.number).sum(axis=0) / grid.pp
     middle = mean + reality.pipeline * (pipeline.total_s - mean)
 
     dp_s = gathers.exposed(grid.schedule, costs, grid, switch, stack)
     optimizer_s = _optimizer(scenario, grid, params, stages)
     quiet = middle + reality.dp * dp_s + reality.optimizer * optimizer_s + reality.fixed * stack.step_fixed
-    excess = stack.jitter * np.sqrt(
-        np.log(np.maximum(np.asarray(grid.chips, dtype=np.float64), 1.0)) / np.log(1000.0)
-    )
-    total = quiet * (1.0 + reality.jitter * excess)
+    total = quiet * (1.0 + reality.jitter * _jitter(stack, grid))
 
     kinds = memory_by_kind(
         model, shape, codes, stages, grid, params, stack, recipe,
-        in_flight(grid.schedule, whole, grid.pp, grid.vpp), parameter_copies(grid.schedule),
+        in_flight(grid.schedule, num_micro_batches, grid.pp, grid.vpp), parameter_copies(grid.schedule),
     )  # fmt: skip
-    joules, plain, flops = energy(scenario, grid, done, whole, total, slower)
-    busy = {name: whole * values.max(axis=0) for name, values in axes.items()}
+    joules, plain, flops = energy(scenario, grid, done, num_micro_batches, total, slower)
+    busy = {name: num_micro_batches * values.max(axis=0) for name, values in axes.items()}
     return Step(
-        total, pipeline, costs, whole.astype(np.float64), gathers, optimizer_s, busy, kinds, joules, plain, flops,
-        pace, stages, weights, codes, blocks, params, shape,
+        total, pipeline, costs, num_micro_batches.astype(np.float64), gathers, optimizer_s, busy, kinds,
+        joules, plain, flops, pace, stages, weights, codes, blocks, params, shape,
     )  # fmt: skip
+
+
+def _send_s(scenario: Scenario, grid: PlanGrid) -> FloatArray:
+    """One message between neighbouring stages: the bf16 activations of a micro-batch on one chip [s]."""
+    job, cluster = scenario.job, scenario.cluster
+    size = 2.0 * job.seq * scenario.architecture.hidden * grid.micro_batch / (grid.cp * grid.tp)
+    neighbours = place(np.minimum(grid.pp, 2), grid.tp * grid.cp * grid.dp, cluster)
+    return collective_seconds("send", size, neighbours, cluster, scenario.calibration.links)
+
+
+def _jitter(stack: Stack, grid: PlanGrid) -> FloatArray:
+    """Relative excess of the slowest chip: the maximum of n normal draws grows as the root of log n."""
+    chips = np.maximum(np.asarray(grid.chips, dtype=np.float64), 1.0)
+    return np.asarray(stack.jitter * np.sqrt(np.log(chips) / np.log(1000.0)))
 
 
 def _optimizer(scenario: Scenario, grid: PlanGrid, params: Parameters, stages: Stages) -> FloatArray:

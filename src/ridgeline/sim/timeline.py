@@ -31,6 +31,10 @@ KIND_NAMES = {
 COMPUTE, LINK = 0, 1
 RESOURCES = ("compute", "pipeline link")
 
+_Slice = tuple[int, int]  # stage, chunk
+_Need = tuple[str, int, int, int]  # kind, micro-batch, stage, chunk of the operation that needs an input
+_Row = tuple[int, int, int, float, float]  # kind, micro-batch, chunk, start [s], end [s]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
@@ -59,6 +63,7 @@ class Timeline:
 
     @property
     def num_chunks(self) -> int:
+        """Model chunks per stage."""
         return int(self.chunk.max()) + 1
 
     @property
@@ -126,14 +131,13 @@ def _durations(schedule: str, costs: StageCosts, pp: int, chunks: int) -> dict[s
         expand(values, pp) for values in (costs.forward_s, costs.input_grad_s, costs.weight_grad_s)
     )
     table = {"F": forward, "B": grad, "W": weight, "BW": grad + weight, "F+": forward}
-    if (
-        schedule == "dualpipe" and chunks == 2
-    ):  # chunk 1 runs upwards: stage i holds slice pp - 1 - i of that copy
+    if schedule == "dualpipe" and chunks == 2:
+        # chunk 1 runs upwards: stage i holds slice pp - 1 - i of that copy
         return {kind: [list(row), list(row[::-1])] for kind, row in table.items()}
     return {kind: [list(row / chunks)] * chunks for kind, row in table.items()}
 
 
-def _slices(schedule: str, pp: int, chunks: int) -> dict[tuple[int, int], tuple[int, int] | None]:
+def _slices(schedule: str, pp: int, chunks: int) -> dict[_Slice, _Slice | None]:
     """Where a forward of (stage, chunk) hands its output to, None at the end of the model."""
     if schedule == "dualpipe" and chunks == 2:
         walks = [[(stage, 0) for stage in range(pp)], [(stage, 1) for stage in reversed(range(pp))]]
@@ -152,24 +156,17 @@ def _evaluate(
     m: int,
     chunks: int,
 ) -> Timeline:
+    """Run every stage as far as its inputs are there; an arrival wakes the stage that waits for it."""
     pp = len(plan)
     below = _slices(schedule, pp, chunks)
     above = {there: here for here, there in below.items() if there is not None}
     send, wait = float(costs.send_s), not costs.send_overlapped
-    arrival: dict[
-        tuple[str, int, int, int], float
-    ] = {}  # (kind, micro-batch, stage, chunk) -> input is there
+    arrival = _inputs(below, above, m)
     clock = [0.0] * pp
     place = [0] * pp
-    waiting: dict[tuple[str, int, int, int], int] = {}
-    rows: list[list[tuple[int, int, int, float, float]]] = [[] for _ in range(pp)]
+    waiting: dict[_Need, int] = {}
+    rows: list[list[_Row]] = [[] for _ in range(pp)]
     sends: list[tuple[int, int, int, int, int, float, float]] = []
-    for (stage, chunk), there in below.items():
-        for j in range(m):
-            if (stage, chunk) not in above:
-                arrival["F", j, stage, chunk] = 0.0
-            if there is None:
-                arrival["B", j, stage, chunk] = 0.0
     ready = list(range(pp))
     while ready:
         stage = ready.pop()
@@ -204,9 +201,26 @@ def _evaluate(
                 arrival[goes] = arrived
                 if goes in waiting:
                     ready.append(waiting.pop(goes))
-    table = [(stage, COMPUTE, *row) for stage in range(pp) for row in rows[stage]]
     _check(plan, rows, m, chunks, schedule)
-    columns = list(zip(*(table + sends), strict=True))
+    computed = [(stage, COMPUTE, *row) for stage in range(pp) for row in rows[stage]]
+    return _table(schedule, pp, computed + sends)
+
+
+def _inputs(below: dict[_Slice, _Slice | None], above: dict[_Slice, _Slice], m: int) -> dict[_Need, float]:
+    """What is there at the start: inputs of the first slice, and the loss gradient as soon as the last has run."""
+    found: dict[_Need, float] = {}
+    for here, there in below.items():
+        for j in range(m):
+            if here not in above:
+                found["F", j, *here] = 0.0
+            if there is None:
+                found["B", j, *here] = 0.0
+    return found
+
+
+def _table(schedule: str, pp: int, rows: list[tuple[int, int, int, int, int, float, float]]) -> Timeline:
+    """Rows of stage, resource, kind, micro-batch, chunk, start and end [s] as columns."""
+    columns = list(zip(*rows, strict=True))
     return Timeline(
         schedule=schedule,
         pp=pp,
@@ -220,9 +234,7 @@ def _evaluate(
     )
 
 
-def _check(
-    plan: Order, rows: list[list[tuple[int, int, int, float, float]]], m: int, chunks: int, schedule: str
-) -> None:
+def _check(plan: Order, rows: list[list[_Row]], m: int, chunks: int, schedule: str) -> None:
     """Every stage ran each micro-batch of each chunk forward, backward and through its weights, once."""
     for stage, (operations, done) in enumerate(zip(plan, rows, strict=True)):
         assert len(done) == len(operations), (

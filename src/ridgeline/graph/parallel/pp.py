@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ridgeline.facts.architecture import Architecture
-from ridgeline.facts.plan import IntArray
+from ridgeline.facts.plan import IntArray, Plan, PlanGrid
 from ridgeline.graph.ops import FloatArray
 
 FIRST, SECOND, MIDDLE, LAST = range(4)
@@ -61,6 +61,14 @@ def assign(arch: Architecture, pp: IntArray, vpp: IntArray) -> Stages:
     head[FIRST] = one
     head[LAST] = ~one
     return Stages(layers, embedding, head, number)
+
+
+def recomputed_share(plan: Plan | PlanGrid, layers: FloatArray) -> FloatArray | float:
+    """Share of the ``layers`` ``[4, plans]`` of a stage that full recompute repeats; 1 unless a number is given."""
+    chosen = np.asarray(plan.recompute_layers, dtype=np.float64)
+    if plan.recompute != "full" or (chosen < 0).all():
+        return 1.0
+    return np.where(chosen < 0, 1.0, np.minimum(chosen / np.maximum(layers, 1e-9), 1.0))
 
 
 def _in_order(
