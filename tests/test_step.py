@@ -188,3 +188,15 @@ def test_a_row_of_a_grid_is_the_single_plan(
         assert one.total_s[0] == pytest.approx(grid.total_s[i], rel=1e-12)
         for kind, size in one.memory.items():
             assert np.allclose(size[:, 0], grid.memory[kind][:, i], rtol=1e-12)
+
+
+def test_recomputed_flops_follow_the_layers_that_are_computed_again() -> None:
+    none, half, full = (
+        train(scenario(recompute=kind, recompute_layers=layers))
+        for kind, layers in (("none", -1), ("full", 10), ("full", -1))
+    )
+    per_token = [p.hfu * p.step_time_s for p in (none, half, full)]
+    assert per_token[0] < per_token[1] < per_token[2]
+    assert per_token[1] - per_token[0] == pytest.approx((per_token[2] - per_token[0]) / 2, rel=1e-6)
+    assert per_token[2] < per_token[0] * 4 / 3  # embedding and head are never computed again
+    assert full.energy_j_per_step > half.energy_j_per_step > none.energy_j_per_step

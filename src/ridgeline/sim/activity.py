@@ -9,7 +9,8 @@ import numpy as np
 from ridgeline.facts.plan import IntArray, PlanGrid
 from ridgeline.facts.scenario import Scenario
 from ridgeline.graph.ops import FloatArray
-from ridgeline.sim.layers import BlockTimes
+from ridgeline.graph.parallel.pp import Stages, recomputed_share
+from ridgeline.sim.layers import BlockTimes, Work
 from ridgeline.timing.energy import CLOCK_POWER, chip_joules, power_stretch
 
 
@@ -23,9 +24,6 @@ class Activity(NamedTuple):
     joules: FloatArray  # dynamic energy of these
     bytes: FloatArray  # of device memory
     link_bytes: FloatArray
-    forward_flops: FloatArray
-    forward_joules: FloatArray
-    forward_bytes: FloatArray
 
 
 def activity(blocks: BlockTimes, held: FloatArray, codes: IntArray) -> Activity:
@@ -38,12 +36,26 @@ def activity(blocks: BlockTimes, held: FloatArray, codes: IntArray) -> Activity:
         blocks.work.joules,
         blocks.work.bytes,
         blocks.link_bytes,
-        blocks.forward.flops,
-        blocks.forward.joules,
-        blocks.forward.bytes,
     )
     values = np.take(np.stack(rows), codes, axis=-1)
     return Activity(*np.einsum("bp,vbp->vp", held, values))
+
+
+def repeated(
+    blocks: BlockTimes, weights: FloatArray, stages: Stages, grid: PlanGrid, codes: IntArray
+) -> Work | None:
+    """Work of one micro-batch on one rank of every stage that recompute does again ``[plans]``; None without it.
+
+    Full recompute repeats the forward pass of the chosen layers, never of embedding and head; ``weights`` are the
+    blocks of each stage class ``[blocks, 4, plans]``.
+    """
+    if grid.recompute == "none":
+        return None
+    again, n = blocks.forward if grid.recompute == "full" else blocks.selective, blocks.num_layer_kinds
+    share = recomputed_share(grid, stages.layers.sum(axis=0))
+    held = (weights[:n] * share * stages.number).sum(axis=1)
+    values = np.take(np.stack([again.flops, again.joules, again.bytes])[:, :n], codes, axis=-1)
+    return Work(*np.einsum("bp,vbp->vp", held, values))
 
 
 def stretch(scenario: Scenario, done: Activity) -> FloatArray:
@@ -59,14 +71,18 @@ def stretch(scenario: Scenario, done: Activity) -> FloatArray:
 
 
 def energy(
-    scenario: Scenario, grid: PlanGrid, done: Activity, m: IntArray, total_s: FloatArray, slower: FloatArray
+    scenario: Scenario,
+    grid: PlanGrid,
+    done: Activity,
+    again: Work | None,
+    m: IntArray,
+    total_s: FloatArray,
+    slower: FloatArray,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Joules, FLOPs without and with recompute of all chips in one step of ``m`` micro-batches ``[plans]``."""
     flops, joules, moved = done.flops, done.joules, done.bytes
-    if grid.recompute == "full":
-        flops = flops + done.forward_flops
-        joules = joules + done.forward_joules
-        moved = moved + done.forward_bytes
+    if again is not None:
+        flops, joules, moved = flops + again.flops, joules + again.joules, moved + again.bytes
     dynamic = m * joules * (scenario.calibration.steps.boost_energy * slower ** (1.0 - CLOCK_POWER))
     ranks = grid.chips / grid.pp
     spent = chip_joules(

@@ -74,7 +74,8 @@ class BlockTimes:
     cp_s: FloatArray
     ep_s: FloatArray
     link_bytes: FloatArray  # [blocks, shapes] sent per micro-batch, all axes
-    forward: Work
+    forward: Work  # what full recompute repeats of layers
+    selective: Work  # what selective recompute repeats
     work: Work  # of all phases
     selective_peak_s: FloatArray  # [blocks, shapes]
     selective_matrix_s: FloatArray
@@ -266,8 +267,9 @@ def _sum(
         cp_s=messages.exposed["cp"],
         ep_s=messages.exposed["ep"],
         link_bytes=messages.sent_bytes,
-        forward=Work(sums[FORWARD, :, 3], sums[FORWARD, :, 4], sums[FORWARD, :, 5]),
-        work=Work(whole[:, 3], whole[:, 4], whole[:, 5]),
+        forward=Work(*np.moveaxis(sums[FORWARD, :, 3:], 1, 0)),
+        selective=Work(*np.moveaxis(again[:, 3:], 1, 0)),
+        work=Work(*np.moveaxis(whole[:, 3:], 1, 0)),
         selective_peak_s=again[:, 0],
         selective_matrix_s=again[:, 1],
         selective_stream_s=again[:, 2],

@@ -18,7 +18,7 @@ from ridgeline.graph.memory import Parameters, memory_by_kind, parameters
 from ridgeline.graph.ops import FloatArray
 from ridgeline.graph.parallel.pp import Stages, assign
 from ridgeline.graph.shape import Shape, shapes_of
-from ridgeline.sim.activity import activity, energy, stretch
+from ridgeline.sim.activity import activity, energy, repeated, stretch
 from ridgeline.sim.data_parallel import DataParallel, data_parallel
 from ridgeline.sim.layers import BlockTimes, block_times
 from ridgeline.sim.offload import offload_exposed_s
@@ -124,7 +124,8 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
         model, shape, codes, stages, grid, params, stack, recipe,
         in_flight(grid.schedule, num_micro_batches, grid.pp, grid.vpp), parameter_copies(grid.schedule),
     )  # fmt: skip
-    joules, plain, flops = energy(scenario, grid, done, num_micro_batches, total, slower)
+    again = repeated(blocks, weights, stages, grid, codes)
+    joules, plain, flops = energy(scenario, grid, done, again, num_micro_batches, total, slower)
     busy = {name: num_micro_batches * values.max(axis=0) for name, values in axes.items()}
     return Step(
         total, pipeline, costs, num_micro_batches.astype(np.float64), gathers, optimizer_s, busy, kinds,
