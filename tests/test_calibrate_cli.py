@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ridgeline.calibrate import kernels, whole_step
 from ridgeline.calibrate.kernel_scores import score_table
 from ridgeline.cli.main import main
 from ridgeline.facts import catalog
@@ -129,6 +131,88 @@ def test_without_pyarrow_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     assert main(["validate", str(path)]) == 2
     assert "pip install 'ridgeline[kernels]'" in capsys.readouterr().err
+
+
+def four_tables(folder: Path) -> list[str]:
+    """One small table of each kind that a fit needs."""
+    common = {"chip": ["h100_sxm"], "framework": ["vllm"], "version": ["1"], "kernel_source": ["k"]}
+    common |= {"timing_mode": ["device"], "latency": [1.0]}
+    attention: dict[str, Any] = {"attn_dtype": ["bfloat16"], "kv_cache_dtype": ["bfloat16"]}
+    numbers = ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim", "window_size")
+    attention |= {name: [1] for name in numbers}
+    numbers = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
+    moe = {"moe_dtype": ["bfloat16"], "distribution": ["balanced"], **{name: [8] for name in numbers}}
+    tables = {
+        "a": gemm_columns(),
+        "b": {**common, **attention, "op_name": ["context_attention"]},
+        "c": {**common, **attention, "op_name": ["generation_attention"]},
+        "d": {**common, **moe},
+    }
+    return [str(write(folder / f"{name}.parquet", columns)) for name, columns in tables.items()]
+
+
+def test_fits_are_printed_and_kept_when_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def one_chip(tables: dict[str, Any], chips: object) -> Any:
+        assert set(tables) == set(kernels.NEEDED)
+        yield catalog.kernel_calibration("h100-sxm")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kernels, "fit_each", one_chip)
+    out = tmp_path / "out"
+    assert main(["calibrate", "kernels", *four_tables(tmp_path), "--out", str(out), "--report"]) == 130
+    text, err = capsys.readouterr()
+    assert "1 chips fitted, files written" in err
+    line = next(line for line in text.splitlines() if line.split()[:3] == ["h100-sxm", "gemm", "bf16"])
+    assert "torch_flow of trtllm" in line
+    median, ninth, shipped, shipped_ninth = line.split()[-4:]
+    assert (median, ninth) == (shipped, shipped_ninth)
+    assert "chip: h100-sxm" in (out / "h100-sxm.yaml").read_text()
+    lent = {path.stem for path in out.iterdir()}
+    assert {"mi300x", "mi325x"} <= lent, "relatives, and theirs"
+
+
+def test_tables_that_cannot_be_fitted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = four_tables(tmp_path)
+    for words, part in (
+        (files[:1], "kernel tables missing: attention_prefill"),
+        ([files[0], *files], "a second table of gemm"),
+        (files, "no device-timed rows of h100_sxm"),
+    ):
+        assert main(["calibrate", "kernels", *words]) == 2
+        assert part in capsys.readouterr().err
+
+
+RUNS = "model,chip,n_chips,global_batch,seq,step_time_s,tp,pp,dp,micro_batch,split,quality,family\n"
+RUN = "llama-3.1-8b,h100-sxm,8,{batch},4096,{time},2,1,4,1,{split},A,mine\n"
+
+
+def test_steps_are_fitted_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(whole_step, "SWEEPS", 1)
+    path = tmp_path / "runs.csv"
+    path.write_text(RUNS + "".join(RUN.format(batch=8 * i, time=0.5 * i, split="fit") for i in range(1, 9)))
+    home = catalog.entry_path("chips", "h100-sxm")
+    assert home is not None
+    shutil.copytree(home.parents[1], tmp_path / "catalog")
+    assert main(["calibrate", "steps", str(path), "--json", "--write", str(tmp_path / "catalog")]) == 0
+    out, err = capsys.readouterr()
+    assert "8 rows of the fit share" in err
+    numbers = {(row["kind"], row["name"], row["number"]): row["value"] for row in json.loads(out)}
+    assert ("chip", "h100-sxm", "in_situ") in numbers
+    written = (tmp_path / "catalog" / "calibrations" / "steps" / "h100-sxm.yaml").read_text()
+    assert "rows: 8" in written
+
+
+def test_runs_that_cannot_be_fitted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text(RUNS + RUN.format(batch=8, time=1, split="test-family"))
+    assert main(["calibrate", "steps", str(path)]) == 2
+    assert "split 'fit'" in capsys.readouterr().err
+    assert main(["calibrate", "steps", str(path), "--write", str(tmp_path)]) == 2
+    assert "not a catalog folder" in capsys.readouterr().err
 
 
 @real

@@ -107,6 +107,15 @@ def score_table(
     return KernelScores(path.name, name, seen, groups, dict(left_out.most_common()))
 
 
+def kind_of(path: Path) -> str:
+    """The kind of a parquet table, checked for its columns and for rows. Raises as `score_table`."""
+    file = _open(path)
+    name = detect(path, file.schema_arrow.names)
+    if not file.metadata.num_rows:
+        raise TableError(f"{path}: the table has no rows")
+    return name
+
+
 def detect(path: Path, columns: Sequence[str]) -> str:
     """The kind of a table, from its columns.
 

@@ -296,13 +296,13 @@ def fit_each(tables: Mapping[str, Table], chips: Mapping[str, Chip]) -> Iterator
 
 def derived(found: Mapping[str, KernelCalibration]) -> dict[str, KernelCalibration]:
     """Chips with one measured rate, from the fits of their relatives in ``found``."""
-    lent = {}
+    lent: dict[str, KernelCalibration] = {}
     for name, (rates, source) in MEASURED.items():
         target = catalog.chip(name)
-        if target.relative in found:
-            lent[name] = from_measured(
-                found[target.relative], catalog.chip(target.relative), target, rates, source
-            )
+        relative = target.relative or ""
+        theirs = found.get(relative) or lent.get(relative)
+        if theirs is not None:
+            lent[name] = from_measured(theirs, catalog.chip(relative), target, rates, source)
     return lent
 
 
