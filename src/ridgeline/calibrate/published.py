@@ -29,6 +29,7 @@ class PublishedRun:
     tolerance: float  # relative, of the step time
     note: str = ""
     miss: str = ""  # why a prediction outside the tolerance is known and shown; empty = it must hold
+    miss_within: float = 0.0  # how far a known miss may be off before it is a new one; relative
 
 
 def read_published(folder: Path = FOLDER) -> list[PublishedRun]:
@@ -68,7 +69,10 @@ def _run(row: Mapping[str, Any], where: str) -> PublishedRun:
     seconds = {metric: value} if metric in METRICS[:2] else {"step_time_s": _megatron_seconds(row, where)}
     case = case_of({**row, **seconds}, where)
     note, miss = str(row.get("note", "")), str(row.get("miss", ""))
-    return PublishedRun(case, metric, value, float(row["tolerance"]), note, miss)
+    if bool(miss) != ("miss_within" in row):
+        raise CaseError(f"{where}: miss and miss_within belong together")
+    within = float(row.get("miss_within", 0.0))
+    return PublishedRun(case, metric, value, float(row["tolerance"]), note, miss, within)
 
 
 def _megatron_seconds(row: Mapping[str, Any], where: str) -> float:

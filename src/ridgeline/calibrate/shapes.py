@@ -8,9 +8,6 @@ from ridgeline.calibrate.cases import Case
 from ridgeline.facts import catalog
 from ridgeline.facts.architecture import Architecture, Attention, Dense, LatentAttention, Layer, Moe
 
-# Families whose query and key heads are normalised: no column of a case says so.
-_QK_NORM = ("qwen3", "gemma-3")
-
 
 class NotPredictable(ValueError):
     """A case that no scenario can express; the message is the reason."""
@@ -34,8 +31,9 @@ def architecture_of(case: Case, mtp: int = 0) -> Architecture:
     assert case.hidden
     assert case.vocab
     note = case.arch_note.lower()
+    known = _known(case)
     alibi = "alibi" in note
-    gpt = "gpt-style" in note or case.model.startswith("opt")
+    gpt = "gpt-style" in note or bool(known and known.positions)
     return Architecture(
         name=case.model or "unnamed",
         hidden=case.hidden,
@@ -44,12 +42,17 @@ def architecture_of(case: Case, mtp: int = 0) -> Architecture:
         order="interleaved" if _window(case) else "listed",
         tied=case.tied,
         norm="rms" if case.gated else "layer",
-        norms_per_layer=4 if case.model.startswith("gemma") else 2,
+        norms_per_layer=known.norms_per_layer if known else 2,
         positions=case.seq if gpt or "learned positions" in note else 0,
         embedding_norm=alibi,
         mtp=mtp,
         source=case.source,
     )
+
+
+def _known(case: Case) -> Architecture | None:
+    """The catalog's model of that name, for what no column of a case says; None if the catalog lacks it."""
+    return catalog.architecture(case.model) if catalog.entry_path("models", case.model) else None
 
 
 def _layers(case: Case, *, bias: bool) -> tuple[Layer, ...]:
@@ -96,6 +99,7 @@ def _attention(case: Case, bias: bool, window: int | None = None) -> Attention:
     assert case.heads
     assert case.hidden
     sinks = "attention sinks" in case.arch_note
+    known = _known(case)
     return Attention(
         heads=case.heads,
         kv_heads=case.kv_heads or case.heads,
@@ -103,7 +107,7 @@ def _attention(case: Case, bias: bool, window: int | None = None) -> Attention:
         window=window,
         qkv_bias=bias or sinks,
         out_bias=bias or sinks,
-        qk_norm=case.model.startswith(_QK_NORM),
+        qk_norm=known is not None and any(getattr(layer.mixer, "qk_norm", False) for layer in known.layers),
         sinks=sinks,
     )
 
