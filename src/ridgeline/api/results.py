@@ -16,6 +16,7 @@ from ridgeline.insight.sensitivity import Sensitivity, sensitivities
 from ridgeline.metrics import Prediction
 from ridgeline.predict import train as predict
 from ridgeline.report import figures, gantt
+from ridgeline.report.blocks import Block
 from ridgeline.report.page import page
 from ridgeline.report.points import PlanPoint, plan_label
 from ridgeline.report.tables import plan_sheet
@@ -48,7 +49,7 @@ class TrainingResult:
         return _once(self._memo, "sensitivities", lambda: tuple(_effects(self.prediction)))
 
     @property
-    def blocks(self) -> list[timelines.Block] | None:
+    def blocks(self) -> list[Block] | None:
         """One step of the pipeline, block by block; None where there is no exact order."""
         return _once(self._memo, "blocks", lambda: timelines.blocks(self.prediction))
 

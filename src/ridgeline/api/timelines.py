@@ -4,32 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from ridgeline.facts.plan import Plan, PlanGrid
 from ridgeline.metrics import Prediction
+from ridgeline.report.blocks import Block, blocks_of
 from ridgeline.sim.chrome import ExtraRow, write_chrome
 from ridgeline.sim.step import step
-from ridgeline.sim.timeline import KINDS, RESOURCES, Timeline, simulate
+from ridgeline.sim.timeline import Timeline, simulate
 
 #: More operations than this are neither drawn nor looked at one by one.
 MAX_OPERATIONS = 200_000
 
-_DRAWN = {"BW": "B", "F+": "F", "S": "send"}  # how the pipeline figure calls a kind it does not know
 _AFTER = ("data parallel, exposed", "optimizer", "fixed per step", "jitter across chips")
-
-
-class Block(NamedTuple):
-    """One operation of the step: what ran on which resource of which stage, and when."""
-
-    stage: int
-    resource: str
-    name: str
-    kind: str
-    micro_batch: int
-    chunk: int
-    start_s: float
-    end_s: float
 
 
 def timeline(prediction: Prediction) -> Timeline:
@@ -55,7 +41,7 @@ def blocks(prediction: Prediction) -> list[Block] | None:
         found = timeline(prediction)
     except ValueError:  # the closed form goes on where no exact order exists
         return None
-    return list(_blocks(found))
+    return blocks_of(found)
 
 
 def write_trace(path: str | Path, prediction: Prediction) -> Path:
@@ -64,21 +50,6 @@ def write_trace(path: str | Path, prediction: Prediction) -> Path:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     return write_chrome(target, found, _after(prediction, found))
-
-
-def _blocks(found: Timeline) -> Iterator[Block]:
-    for row in range(len(found)):
-        kind = KINDS[found.kind[row]]
-        yield Block(
-            stage=int(found.stage[row]),
-            resource=RESOURCES[found.resource[row]],
-            name=found.name(row),
-            kind=_DRAWN.get(kind, kind),
-            micro_batch=int(found.micro_batch[row]),
-            chunk=int(found.chunk[row]),
-            start_s=float(found.start_s[row]),
-            end_s=float(found.end_s[row]),
-        )
 
 
 def _after(prediction: Prediction, found: Timeline) -> Iterator[ExtraRow]:
