@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
+from ridgeline.calibrate.gemm_fit import gemm_rates_of
 from ridgeline.facts.chip import Chip
 from ridgeline.facts.kernel_calibration import EnergyFit, GemmFit, Provenance
 from ridgeline.facts.observation import Label
-from ridgeline.timing.gemm import fit_rates, gemm_flops, gemm_seconds
-from ridgeline.timing.rates import operand, peak_flops_per_s, tiling_cores
+from ridgeline.timing.gemm import gemm_flops, gemm_seconds
 
 #: Power of a clocked chip that runs nothing, over TDP: 70-120 W of 700 W idle, and the clock tree under load.
 STATIC_SHARE = 0.20
@@ -20,8 +22,8 @@ MEMORY_JOULES_PER_BYTE = {"HBM": 5.5e-11, "GDDR": 9.0e-11}
 LINK_JOULES_PER_BYTE = 6.0e-11
 #: Share of the bandwidth that a large matrix product draws while it runs.
 PRODUCT_TRAFFIC = 0.25
-#: Side of the square product that is taken as sustained load.
-LARGE = 8192.0
+#: Sides of the products that are taken as sustained load.
+LARGE = np.array([4096.0, 8192.0, 16384.0])
 #: Energy of a FLOP over that of bf16 where the format has no fit: operands and multipliers shrink,
 #: accumulators do not; as sustained rates at one power limit show (H100 fp8 over bf16 1.77, B200 1.97).
 RELATIVE_FLOP = {
@@ -31,16 +33,10 @@ RELATIVE_FLOP = {
 
 
 def sustained_flops_per_s(chip: Chip, fit: GemmFit, format_name: str) -> float:
-    """Rate of a large square product by the timing formula [FLOP/s]."""
-    rates = fit_rates(
-        fit,
-        peak_flops_per_s=peak_flops_per_s(chip, format_name),
-        bandwidth_bytes_per_s=chip.memory.bandwidth,
-        cores=tiling_cores(chip),
-        in_bytes=operand(format_name).bytes,
-        out_bytes=2.0,
-    )
-    return float(gemm_flops(LARGE, LARGE, LARGE) / gemm_seconds(LARGE, LARGE, LARGE, 1.0, rates))
+    """Rate of the best large product by the timing formula [FLOP/s]: that one meets the power limit."""
+    m, n, k = (side.ravel() for side in np.meshgrid(LARGE, LARGE, LARGE))
+    seconds = gemm_seconds(m, n, k, 1.0, gemm_rates_of(fit, chip, format_name))
+    return float(np.max(gemm_flops(m, n, k) / seconds))
 
 
 def energy_fit(chip: Chip, gemm: Mapping[str, GemmFit]) -> EnergyFit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ridgeline import units
+from ridgeline.calibrate.kernel_errors import kernel_errors
 from ridgeline.calibrate.markdown import percent, table
 from ridgeline.calibrate.whole_step import CHIP_KNOBS, LEAST_ROWS, STACK_KNOBS
 from ridgeline.facts import catalog
@@ -14,7 +15,7 @@ from ridgeline.facts.step_calibration import IN_SITU_LIMITS
 
 def fitted_numbers() -> str:
     """The section of the accuracy page that lists what was fitted on steps, kernels and collectives."""
-    return "\n\n".join(["## Fitted numbers", _chips(), _stacks(), _kernels(), _links()])
+    return "\n\n".join(["## Fitted numbers", _chips(), _stacks(), kernel_errors(), _links()])
 
 
 def _chips() -> str:
@@ -63,24 +64,6 @@ def _value(name: str, value: float) -> str:
     """A fitted number of a stack as its file writes it: quantities there are times."""
     is_time = catalog.schema("stacks")["properties"][name].get("type") == "string"
     return units.show(value, "s") if is_time else f"{value:.3g}"
-
-
-def _kernels() -> str:
-    rows = []
-    for name in catalog.names("kernels"):
-        fits = catalog.kernel_calibration(name)
-        for kind, family in (
-            ("products", fits.gemm),
-            ("attention", fits.attention),
-            ("grouped products", fits.grouped),
-        ):
-            for number, fit in family.items():
-                if fit.provenance.median_abs_err is not None:
-                    rows.append([name, kind, number, str(fit.provenance.label), *_held(fit.provenance)])
-    headers = ["chip", "kernels", "format", "label", "rows", "median error", "P90"]
-    return f"""Kernels, on shapes held out of the fit. Chips and formats that are not listed are transferred or bound.
-
-{table(headers, rows)}"""
 
 
 def _links() -> str:

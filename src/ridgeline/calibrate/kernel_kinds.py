@@ -9,48 +9,59 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline.calibrate.attention_fit import attention_rows_seconds, shapes
+from ridgeline.calibrate.gemm_fit import gemm_rows_seconds
+from ridgeline.calibrate.grouped_fit import BALANCED, exponent, layer_seconds, layers
+from ridgeline.calibrate.tables import FORMATS
 from ridgeline.facts.calibration import Calibration
 from ridgeline.facts.chip import Chip, Cluster
-from ridgeline.facts.kernel_calibration import Provenance, StreamFit
+from ridgeline.facts.kernel_calibration import KernelSet, Provenance
 from ridgeline.facts.observation import Label
-from ridgeline.timing.attention import attention_rates, attention_seconds
+from ridgeline.timing import attention, gemm, grouped
 from ridgeline.timing.collectives import Kind as Collective
 from ridgeline.timing.collectives import collective_seconds
-from ridgeline.timing.gemm import gemm_rates, gemm_seconds
-from ridgeline.timing.grouped import grouped_rates, grouped_seconds
 from ridgeline.timing.rates import resolve, worst
+from ridgeline.timing.surface import outside
 from ridgeline.timing.topology import place
 
 Array = NDArray[np.float64]
 Rows = Mapping[str, Array]
+Words = Mapping[str, str]
 
-#: Number formats of the tables -> ours. Weight-only and smoothed formats are other kernels, not modelled.
-FORMATS = {
-    "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "fp8": "fp8", "fp8_block": "fp8-block",
-    "nvfp4": "nvfp4", "mxfp8": "mxfp8", "mxfp4": "mxfp4", "int8": "int8",
-}  # fmt: skip
-#: Formats whose timed call also quantises the activation, in a kernel of its own.
-QUANTISED = ("fp8", "fp8-block", "nvfp4", "mxfp8", "mxfp4")
 COLLECTIVES: dict[str, Collective] = {
     "all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter",
     "alltoall": "all_to_all", "all_to_all": "all_to_all",
 }  # fmt: skip
 VALUE_BYTES = {"half": 2.0, "bfloat16": 2.0, "float16": 2.0, "float": 4.0, "float32": 4.0, "int8": 1.0}
-#: The formulas speak of products at least this wide and of prompts at least this long.
-NARROWEST = 128
-WIDEST_HEAD = 256
-FEWEST_EXPERTS = 4
-#: Memory-bound kernels around the two grouped products of an expert layer: permute, activate, weighted sum.
-AROUND = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What one chip of the table is predicted with."""
+    """What one chip of the table is predicted with: its calibration, and other libraries' fits by name."""
 
     chip: Chip
     cluster: Cluster
     calibration: Calibration
+    libraries: Mapping[str, KernelSet]
+
+    def kernels(self, words: Words) -> KernelSet:
+        """The chip's fits, with those of the library of ``words`` in their place."""
+        own = self.calibration.kernels
+        theirs = self.libraries.get(f"{words['framework']}/{words['kernel_source']}")
+        if theirs is None:
+            return own
+        both = {part: {**getattr(own, part), **getattr(theirs, part)} for part in KernelSet.model_fields}
+        return KernelSet.model_construct(None, **both)
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """Times of some rows, the fit they come from, and where its surface is only carried on ``[rows]``."""
+
+    seconds: Array
+    label: Label
+    provenance: Provenance
+    carried_on: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,102 +70,80 @@ class Kind:
 
     words: tuple[str, ...]
     numbers: tuple[str, ...]
-    reason: Callable[[Mapping[str, str]], str | None]  # why a group is not modelled
+    reason: Callable[[Words], str | None]  # why a group is not modelled
     mask: Callable[[Rows], NDArray[np.bool_]]
     outside: str  # what the mask leaves out
-    names: Callable[[Mapping[str, str]], tuple[str, str]]  # operator and format, as shown
-    seconds: Callable[[Mapping[str, str], Rows, Machine], tuple[Array, Label, Provenance]]
+    names: Callable[[Words], tuple[str, str]]  # operator and format, as shown
+    seconds: Callable[[Words, Rows, Machine], Predicted]
 
 
-def _format_reason(column: str) -> Callable[[Mapping[str, str]], str | None]:
-    def reason(words: Mapping[str, str]) -> str | None:
-        name = words[column]
-        return None if name in FORMATS else f"number format '{name}' is not modelled"
+def _format_reason(*columns: str) -> Callable[[Words], str | None]:
+    def reason(words: Words) -> str | None:
+        """The first format that is not modelled."""
+        unknown = [words[column] for column in columns if words[column] not in FORMATS]
+        return f"number format '{unknown[0]}' is not modelled" if unknown else None
 
     return reason
 
 
-def _gemm(words: Mapping[str, str], rows: Rows, machine: Machine) -> tuple[Array, Label, Provenance]:
-    """One product, and the cast of its activation where the format needs one."""
-    name, kernels = FORMATS[words["gemm_dtype"]], machine.calibration.kernels
-    rates = gemm_rates(machine.chip, kernels, [name])
-    seconds = np.ravel(gemm_seconds(rows["m"], rows["n"], rows["k"], 1.0, rates))
-    if name in QUANTISED:
-        moved = (2.0 + float(np.ravel(rates.in_bytes)[0])) * rows["m"] * rows["k"]
-        seconds = seconds + _stream(moved, kernels.stream, machine.chip)
-    return seconds, rates.labels[0], resolve(kernels.gemm, name)[0].provenance
+def _gemm(words: Words, rows: Rows, machine: Machine) -> Predicted:
+    """One product, and the cast of its activation where the library times one with it."""
+    name = FORMATS[words["gemm_dtype"]]
+    fit, label = resolve(machine.kernels(words).gemm, name)
+    seconds = gemm_rows_seconds(fit, rows, machine.chip, name)
+    beyond = outside(gemm.SURFACE, (rows["m"], rows["n"], rows["k"]))
+    return Predicted(np.ravel(seconds), label, fit.provenance, beyond)
 
 
-def _stream(moved: Array, fit: StreamFit, chip: Chip, kernels: float = 1.0) -> Array:
-    """Memory-bound kernels [s] that move ``moved`` bytes together."""
-    return kernels * fit.launch + (moved + kernels * fit.half) / (fit.memory * chip.memory.bandwidth)
-
-
-def _attention(
-    words: Mapping[str, str], rows: Rows, machine: Machine, *, decode: bool
-) -> tuple[Array, Label, Provenance]:
+def _attention(words: Words, rows: Rows, machine: Machine, *, kind: attention.Kind, column: str) -> Predicted:
     """Causal prefill (q = kv = isl) or decode (q = 1, kv = isl + step)."""
-    name, stored = FORMATS[words["attn_dtype"]], FORMATS[words["kv_cache_dtype"]]
-    fits = machine.calibration.kernels.attention
-    rates = attention_rates(machine.chip, machine.calibration.kernels, [name], [stored])
-    kv = rows["isl"] + rows["step"]
-    seconds = attention_seconds(
-        rows["batch_size"], rows["num_heads"], rows["num_key_value_heads"], 1.0 if decode else rows["isl"], kv,
-        rows["head_dim"], rows["head_dim"], rates, causal_share=1.0 if decode else _causal(rows["isl"], kv),
-    )  # fmt: skip
-    label = rates.labels[0] if stored == name else worst(rates.labels[0], Label.TRANSFERRED)
-    return np.ravel(seconds), label, resolve(fits, name)[0].provenance
-
-
-def _causal(q: Array, kv: Array) -> Array:
-    """Share of the pairs that the last q of kv tokens see."""
-    return np.asarray((kv - 0.5 * (q - 1.0)) / kv)
-
-
-def _attention_reason(words: Mapping[str, str]) -> str | None:
-    return next(
-        (why for column in ("attn_dtype", "kv_cache_dtype") if (why := _format_reason(column)(words))), None
+    name, stored = FORMATS[words[column]], FORMATS[words["kv_cache_dtype"]]
+    fit, label = attention.fit_of(machine.kernels(words), kind, name, stored)
+    sizes = shapes(rows, kind)
+    seconds = attention_rows_seconds(fit, sizes, machine.chip, kind, name, stored)
+    at = (
+        sizes["kv"],
+        sizes["batch"] * sizes["kv_heads"],
+        sizes["head_dim"],
+        sizes["heads"] / sizes["kv_heads"],
     )
+    return Predicted(np.ravel(seconds), label, fit.provenance, outside(attention.GRIDS[kind][:4], at))
 
 
-def _attention_format(words: Mapping[str, str]) -> str:
-    name, stored = FORMATS[words["attn_dtype"]], FORMATS[words["kv_cache_dtype"]]
-    return name if name == stored else f"{name}, {stored} cache"
-
-
-def _attention_mask(rows: Rows, shortest: int) -> NDArray[np.bool_]:
-    window = np.nan_to_num(rows["window_size"])
-    return np.asarray((window == 0) & (rows["head_dim"] <= WIDEST_HEAD) & (rows["isl"] >= shortest))
-
-
-def _moe(words: Mapping[str, str], rows: Rows, machine: Machine) -> tuple[Array, Label, Provenance]:
+def _moe(words: Words, rows: Rows, machine: Machine) -> Predicted:
     """A gated expert layer: two grouped products and the memory-bound kernels around them."""
-    name, kernels = FORMATS[words["moe_dtype"]], machine.calibration.kernels
-    rates = grouped_rates(machine.chip, kernels, [name])
-    tokens, hidden = rows["num_tokens"], rows["hidden_size"]
-    routed = tokens * rows["topk"] / rows["moe_ep_size"]
-    experts = np.maximum(1.0, rows["num_experts"] / rows["moe_ep_size"])
-    active = np.minimum(experts, np.maximum(1.0, routed)) if words["distribution"] == "balanced" else None
-    inner = rows["inter_size"] / rows["moe_tp_size"]
-    up = grouped_seconds(routed, experts, 2.0 * inner, hidden, rates, active=active)
-    down = grouped_seconds(routed, experts, hidden, inner, rates, active=active)
-    around = 2.0 * (routed * (3.0 * inner + 2.0 * hidden) + tokens * hidden)
-    seconds = np.ravel(up + down) + _stream(around, kernels.stream, machine.chip, AROUND)
-    # Fits are of balanced routing.
-    label = (
-        rates.labels[0] if words["distribution"] == "balanced" else worst(rates.labels[0], Label.TRANSFERRED)
+    name, kernels = FORMATS[words["moe_dtype"]], machine.kernels(words)
+    fit, label = resolve(kernels.grouped, name)
+    dense, dense_label = resolve(machine.calibration.kernels.gemm, name)
+    skewed = words["distribution"] != BALANCED
+    sizes = layers(rows, words["distribution"])
+    seconds = layer_seconds(
+        fit, sizes, machine.chip, name, {name: dense}, machine.calibration.kernels.stream, skewed
     )
-    return seconds, label, resolve(kernels.grouped, name)[0].provenance
+    at = (sizes["routed"] / sizes["active"], sizes["active"], sizes["inner"], sizes["hidden"])
+    if skewed and fit.skewed is None:
+        label = worst(label, Label.TRANSFERRED)
+    return Predicted(
+        np.ravel(seconds), worst(label, dense_label), fit.provenance, outside(grouped.SURFACE, at)
+    )
 
 
 def _moe_mask(rows: Rows) -> NDArray[np.bool_]:
-    """As fitted: a rank with fewer than four experts of the table still routes every token of its group."""
+    """Every rank has an expert and a routed row."""
     ranks = rows["moe_ep_size"]
-    enough = (rows["num_experts"] >= FEWEST_EXPERTS * ranks) & (rows["num_tokens"] * rows["topk"] >= ranks)
+    enough = (rows["num_experts"] >= ranks) & (rows["num_tokens"] * rows["topk"] >= ranks)
     return np.asarray((ranks >= 1) & (rows["moe_tp_size"] >= 1) & enough)
 
 
-def _collective(words: Mapping[str, str], rows: Rows, machine: Machine) -> tuple[Array, Label, Provenance]:
+def _moe_reason(words: Words) -> str | None:
+    try:
+        exponent(words["distribution"])
+    except ValueError:
+        return f"distribution of routing '{words['distribution']}' is not modelled"
+    return _format_reason("moe_dtype")(words)
+
+
+def _collective(words: Words, rows: Rows, machine: Machine) -> Predicted:
     kind, dtype = COLLECTIVES[words["op_name"]], words["nccl_dtype"]
     links = machine.calibration.links
     ranks, where = np.unique(rows["num_gpus"], return_inverse=True)
@@ -171,44 +160,57 @@ def _collective(words: Mapping[str, str], rows: Rows, machine: Machine) -> tuple
     keys = (kind, "all_reduce_in_network") if reduces else (kind,)
     found = [links.scale_up[key].provenance for key in keys if key in links.scale_up]
     if not found:  # priced with another collective's regimes
-        return seconds, Label.TRANSFERRED, next(iter(links.scale_up.values())).provenance
-    return seconds, worst(*(one.label for one in found)), found[0]
+        return Predicted(seconds, Label.TRANSFERRED, next(iter(links.scale_up.values())).provenance)
+    return Predicted(seconds, worst(*(one.label for one in found)), found[0])
 
 
-def _collective_reason(words: Mapping[str, str]) -> str | None:
+def _collective_reason(words: Words) -> str | None:
     if words["op_name"] not in COLLECTIVES:
         return f"collective '{words['op_name']}' is not modelled"
     return None if words["nccl_dtype"] in VALUE_BYTES else f"type '{words['nccl_dtype']}' has no known size"
 
 
-def _attention_table(op: str, shortest: int) -> Kind:
-    limits = (
-        f"sliding window, head above {WIDEST_HEAD} or prompt below {shortest}, outside the formula's range"
-    )
+def _positive(rows: Rows) -> NDArray[np.bool_]:
+    """Rows whose sizes are all at least 1, but for those that may be nothing."""
+    first = next(iter(rows.values()))
+    found = np.ones(len(first), dtype=bool)
+    for name, values in rows.items():
+        if name not in ("latency", "step", "window_size"):
+            found &= values >= 1
+    return found
+
+
+def _attention_table(op: str, kind: attention.Kind, latent: bool) -> Kind:
+    column = "mla_dtype" if latent else "attn_dtype"
+    more = () if latent else ("num_key_value_heads", "head_dim", "window_size")
+
+    def shown(words: Words) -> tuple[str, str]:
+        """Operator and format."""
+        name, stored = FORMATS[words[column]], FORMATS[words["kv_cache_dtype"]]
+        return op, name if name == stored else f"{name}, {stored} cache"
+
     return Kind(
-        ("attn_dtype", "kv_cache_dtype"),
-        ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim", "window_size"),
-        _attention_reason, lambda rows: _attention_mask(rows, shortest), limits,
-        lambda words: (op, _attention_format(words)),
-        partial(_attention, decode=op == "attention_decode"),
+        (column, "kv_cache_dtype"), ("batch_size", "isl", "step", "num_heads", *more),
+        _format_reason(column, "kv_cache_dtype"), _positive, "a size below 1", shown,
+        partial(_attention, kind=kind, column=column),
     )  # fmt: skip
 
 
 KINDS: dict[str, Kind] = {
     "gemm": Kind(
-        ("gemm_dtype",), ("m", "n", "k"), _format_reason("gemm_dtype"),
-        lambda rows: np.asarray((rows["n"] >= NARROWEST) & (rows["k"] >= NARROWEST) & (rows["m"] >= 1)),
-        f"n or k below {NARROWEST}, outside the formula's range",
+        ("gemm_dtype",), ("m", "n", "k"), _format_reason("gemm_dtype"), _positive, "a size below 1",
         lambda words: ("gemm", FORMATS[words["gemm_dtype"]]), _gemm,
     ),
-    "attention_prefill": _attention_table("attention_prefill", NARROWEST),
-    "attention_decode": _attention_table("attention_decode", 1),
+    "attention_prefill": _attention_table("attention_prefill", "attention", latent=False),
+    "attention_decode": _attention_table("attention_decode", "decode", latent=False),
+    "mla_prefill": _attention_table("mla_prefill", "latent", latent=True),
+    "mla_decode": _attention_table("mla_decode", "latent_decode", latent=True),
     "moe": Kind(
         ("moe_dtype", "distribution"),
         ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size"),
-        _format_reason("moe_dtype"), _moe_mask, "fewer than 4 experts on a rank or no row for it",
+        _moe_reason, _moe_mask, "a rank without an expert or a routed row",
         lambda words: (
-            "moe_skewed" if words["distribution"].startswith("power") else "moe", FORMATS[words["moe_dtype"]]
+            "moe" if words["distribution"] == BALANCED else "moe_skewed", FORMATS[words["moe_dtype"]]
         ),
         _moe,
     ),
@@ -221,5 +223,8 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 #: The column that tells the kind.
 MARKS = {
-    "gemm_dtype": "gemm", "attn_dtype": "attention_prefill", "moe_dtype": "moe", "nccl_dtype": "collective",
+    "gemm_dtype": "gemm", "attn_dtype": "attention_prefill", "mla_dtype": "mla_prefill", "moe_dtype": "moe",
+    "nccl_dtype": "collective",
 }  # fmt: skip
+#: Kinds whose columns are those of another; the operator's name tells them apart.
+DECODES = {"attention_prefill": "attention_decode", "mla_prefill": "mla_decode"}

@@ -9,24 +9,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.calibrate.kernel_kinds import KINDS, MARKS, Array, Kind, Machine
-from ridgeline.calibrate.tables import CHIPS
+from ridgeline.calibrate.kernel_kinds import DECODES, KINDS, MARKS, Array, Kind, Machine
+from ridgeline.calibrate.tables import CHIPS, TIMED
 from ridgeline.facts import catalog
 from ridgeline.facts.kernel_calibration import Provenance
 from ridgeline.facts.observation import Label
 from ridgeline.timing.rates import worst
 
 CHUNK_ROWS = 131_072
-#: Kernel time; other ways of timing include the host.
-TIMED = ("device", "graph")
 _WORDS = ("chip", "framework", "kernel_source", "timing_mode")
+
+
+#: Operator, chip, format, library, label.
+Key = tuple[str, str, str, str, str]
 
 
 class TableError(ValueError):
@@ -70,7 +72,10 @@ class KernelScores:
 
 
 def score_table(
-    path: Path, limit: int | None = None, progress: Callable[[int], None] | None = None
+    path: Path,
+    limit: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    lent: bool = False,
 ) -> KernelScores:
     """Predict the rows of a parquet table and score the predictions by group.
 
@@ -78,6 +83,8 @@ def score_table(
         path: the table.
         limit: at most this many rows, spread evenly over the file.
         progress: called with the number of rows of each chunk done.
+        lent: leave each chip's own coefficients out and take those of its nearest calibrated relative, as for a
+            chip that is known by its data sheet alone.
 
     Raises:
         ImportError: pyarrow is absent; the message says what to install.
@@ -92,18 +99,20 @@ def score_table(
         raise TableError(f"limit = {limit} must be at least 1")
     index = None if limit is None or limit >= total else np.arange(limit) * total // limit
     machines: dict[str, Machine | str] = {}
-    errors: dict[tuple[str, str, str, str], list[Array]] = {}
-    labels: dict[tuple[str, str, str, str], Label] = {}
+    errors: dict[Key, list[Array]] = {}
     left_out: Counter[str] = Counter()
     seen = 0
     for chunk in _chunks(file, kind, index):
         count = len(chunk["latency"])
         seen += count
         for words, rows in _groups(chunk, kind):
-            _score(kind, words, rows, machines, errors, labels, left_out)
+            chip = words["chip"]
+            if chip not in machines:
+                machines[chip] = _machine(chip, lent)
+            _score(kind, words, rows, machines[chip], errors, left_out)
         if progress is not None:
             progress(count)
-    groups = tuple(_group(key, np.concatenate(errors[key]), labels[key]) for key in sorted(errors))
+    groups = tuple(_group(key, np.concatenate(errors[key])) for key in sorted(errors))
     return KernelScores(path.name, name, seen, groups, dict(left_out.most_common()))
 
 
@@ -133,10 +142,10 @@ def detect(path: Path, columns: Sequence[str]) -> str:
     missing = [word for word in (*_WORDS, *kind.words, *kind.numbers, "latency") if word not in columns]
     if missing:
         raise TableError(f"{path}: a table of {name} needs the columns {', '.join(missing)} too")
-    return _attention_name(path) if name == "attention_prefill" else name
+    return _phase(path, name) if name in DECODES else name
 
 
-def _attention_name(path: Path) -> str:
+def _phase(path: Path, name: str) -> str:
     """Prefill or decode: the columns are the same, the operator's name tells."""
     import pyarrow.parquet as parquet
 
@@ -145,9 +154,7 @@ def _attention_name(path: Path) -> str:
         raise TableError(f"{path}: a table of attention needs the column op_name too (context or generation)")
     first = next(file.iter_batches(1, columns=["op_name"]), None)
     word = str(first.column(0)[0]) if first is not None and first.num_rows else ""
-    return (
-        "attention_decode" if any(part in word for part in ("generation", "decode")) else "attention_prefill"
-    )
+    return DECODES[name] if any(part in word for part in ("generation", "decode")) else name
 
 
 def _open(path: Path) -> Any:
@@ -213,19 +220,14 @@ def _score(
     kind: Kind,
     words: Mapping[str, str],
     rows: dict[str, Array],
-    machines: dict[str, Machine | str],
-    errors: dict[tuple[str, str, str, str], list[Array]],
-    labels: dict[tuple[str, str, str, str], Label],
+    machine: Machine | str,
+    errors: dict[Key, list[Array]],
     left_out: Counter[str],
 ) -> None:
     count = len(rows["latency"])
     if words["timing_mode"] not in TIMED:
         left_out[f"timed in mode '{words['timing_mode']}', not the kernel alone"] += count
         return
-    table_chip = words["chip"]
-    if table_chip not in machines:
-        machines[table_chip] = _machine(table_chip)
-    machine = machines[table_chip]
     if isinstance(machine, str):
         left_out[machine] += count
         return
@@ -240,36 +242,42 @@ def _score(
     rows = {name: values[good & inside] for name, values in rows.items()}
     if not len(rows["latency"]):
         return
-    seconds, label, provenance = kind.seconds(words, rows, machine)
+    found = kind.seconds(words, rows, machine)
     op, shown = kind.names(words)
-    key = (op, machine.chip.name, shown, f"{words['framework']}/{words['kernel_source']}")
-    errors.setdefault(key, []).append(np.ravel(seconds) / (rows["latency"] * 1e-3) - 1.0)
+    library = f"{words['framework']}/{words['kernel_source']}"
     # Coefficients of one library say less about another.
-    own = _same_library(provenance, words)
-    labels[key] = label if own else worst(label, Label.TRANSFERRED)
+    label = found.label if _same_library(found.provenance, words) else worst(found.label, Label.TRANSFERRED)
+    error = np.ravel(found.seconds) / (rows["latency"] * 1e-3) - 1.0
+    beyond = np.broadcast_to(False if found.carried_on is None else found.carried_on, error.shape)
+    for mask, trust in ((~beyond, label), (beyond, worst(label, Label.TRANSFERRED))):
+        if mask.any():
+            key = (op, machine.chip.name, shown, library, str(trust))
+            errors.setdefault(key, []).append(error[mask])
 
 
 def _same_library(provenance: Provenance, words: Mapping[str, str]) -> bool:
-    kernel, framework = words["kernel_source"], words["framework"]
-    nccl = framework == "nccl" and "NCCL" in provenance.source
-    return nccl or f"{kernel} of {framework} " in provenance.source
+    nccl = words["framework"] == "nccl" and "NCCL" in provenance.source
+    return nccl or provenance.library == f"{words['framework']}/{words['kernel_source']}"
 
 
-def _machine(table_chip: str) -> Machine | str:
+def _machine(table_chip: str, lent: bool) -> Machine | str:
     name = CHIPS.get(table_chip, table_chip)
     if catalog.entry_path("chips", name) is None:
         return f"chip '{table_chip}' is not in the catalog"
     try:
-        return Machine(catalog.chip(name), catalog.cluster_for(name), catalog.calibration(name))
+        chip, cluster, own = catalog.chip(name), catalog.cluster_for(name), catalog.calibration(name)
+        if not lent:
+            return Machine(chip, cluster, own, catalog.libraries(name))
+        theirs = replace(own, kernels=catalog.lent_kernels(name))
+        return Machine(chip, cluster, theirs, {})
     except catalog.CatalogError as error:
         return f"chip '{table_chip}': {error}"
 
 
-def _group(key: tuple[str, str, str, str], error: Array, label: Label) -> Group:
+def _group(key: Key, error: Array) -> Group:
     size = np.abs(error)
     return Group(
         *key,
-        str(label),
         len(error),
         float(np.median(size)),
         float(np.quantile(size, 0.9)),

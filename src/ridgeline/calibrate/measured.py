@@ -16,10 +16,15 @@ from ridgeline.facts.observation import Label
 
 #: L2 over memory bandwidth that never limits a product.
 NOT_BINDING = 30.0
+#: Tile area at which half of the rate is reached, so small that tiles never limit a product.
+ANY_TILE = 10.0
 #: Start and end of a wave of tiles where the relative needs longer, as A100 does.
 SHORT_RAMP_S = 3e-7
 _SEARCH = "maximum achievable matmul search (github.com/stas00/ml-engineering, compute/accelerator)"
 _IRONWOOD = "AI-Hypercomputer tpu-recipes microbenchmarks, m = n = k = 32768, two JAX devices of one chip"
+
+#: Parts of a calibration that are fused attention.
+ATTENTION = ("attention", "decode", "latent", "latent_decode")
 
 #: Best measured dense product by chip and format [FLOP/s], and where it was published.
 MEASURED: dict[str, tuple[dict[str, float], str]] = {
@@ -59,11 +64,15 @@ def from_measured(
         for name in ("bf16", "fp8")
         if name in measured or (name in base.gemm and name in chip.matrix)
     }
-    attention = {name: _attention(fit, min(1.0, ratio)) for name, fit in base.attention.items()}
+    slower = min(1.0, ratio)
+    attention: dict[str, dict[str, AttentionFit]] = {
+        part: {name: _attention(fit, slower) for name, fit in getattr(base, part).items()}
+        for part in ATTENTION
+    }
     return base.model_copy(
         update={
+            **attention,
             "gemm": gemm,
-            "attention": attention,
             "energy": energy_fit(chip, gemm),
         }
     )
@@ -75,7 +84,7 @@ def _scaled(
     """``fit`` with its rate moved until a large product runs at ``measured``, or by ``ratio``."""
     target = measured or ratio * sustained_flops_per_s(chip, fit, name)
     # The cache and the tiles of another design are unknown; its rate with them included is what was measured.
-    fit = fit.model_copy(update={"l2": NOT_BINDING, "ramp": min(fit.ramp, SHORT_RAMP_S)})
+    fit = fit.model_copy(update={"l2": NOT_BINDING, "ramp": min(fit.ramp, SHORT_RAMP_S), "tile": ANY_TILE})
     for _ in range(20):  # launch, ramps and the softened maximum make it slightly less than proportional
         fit = fit.model_copy(update={"rate": fit.rate * target / sustained_flops_per_s(chip, fit, name)})
     what = f"rate from {source}" if measured else f"rate by the bf16 ratio, {source}"

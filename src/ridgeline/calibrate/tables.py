@@ -1,4 +1,4 @@
-"""Kernel timing tables: which library speaks for a chip and format, and how rows are read and split.
+"""Kernel timing tables: how rows are read, grouped by library and split.
 
 A table is a mapping of column name to NumPy array. Latency is in milliseconds as published; everything
 here is in seconds. Parquet is read with pyarrow, imported only when a file is read.
@@ -6,7 +6,7 @@ here is in seconds. Parquet is read with pyarrow, imported only when a file is r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,95 +26,37 @@ CHIPS = {
     "gb200": "gb200",
     "rtx_pro_6000_server": "rtx-pro-6000",
 }
+#: Number formats of the tables -> ours. Weight-only and smoothed formats are other kernels, not modelled.
+FORMATS = {
+    "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "fp8": "fp8", "fp8_block": "fp8-block",
+    "nvfp4": "nvfp4", "mxfp8": "mxfp8", "mxfp4": "mxfp4", "int8": "int8",
+}  # fmt: skip
+#: Formats whose timed product also quantises the activation, in a kernel of its own.
+QUANTISED = ("fp8", "fp8-block", "nvfp4", "mxfp8", "mxfp4")
+#: Kernel time; other ways of timing include the host.
+TIMED = ("device", "graph")
 HELD_OUT = 0.3
-MOST_ROWS = 4000
+MOST_ROWS = 2500
+#: A library with fewer rows than this is priced by another one's fit.
+LEAST_ROWS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """The rows of one library: dtype as the table spells it, framework and kernel."""
+class Group:
+    """Rows of one chip, library and number formats, with ``seconds`` added."""
 
-    dtype: str
-    framework: str
-    kernel: str
-    quantises: bool = False  # the timed call also quantises the activation in kernels of its own
+    library: str  # framework/kernel
+    version: str
+    formats: tuple[str, ...]  # one per dtype column, ours
+    rows: dict[str, NDArray[Any]]
 
-    def text(self, table: str, version: str) -> str:
+    def source(self, table: str) -> str:
         """Where the numbers come from, for a provenance line."""
-        return (
-            f"aiconfigurator {table} table, {self.kernel} of {self.framework} {version}, dtype {self.dtype}"
-        )
-
-
-_CUBLAS = Source("bfloat16", "trtllm", "torch_flow")
-_CUBLAS_FP8 = Source("fp8", "trtllm", "torch_flow", quantises=True)
-_DEEPGEMM = Source("fp8_block", "sglang", "sglang_deepgemm_gemm_nt_f8f8bf16", quantises=True)
-_DEEPGEMM_TRT = Source("fp8_block", "trtllm", "deepgemm", quantises=True)
-_NVFP4 = Source("nvfp4", "trtllm", "torch_flow", quantises=True)
-
-_HOPPER = {"bf16": _CUBLAS, "fp8": _CUBLAS_FP8, "fp8-block": _DEEPGEMM}
-_BLACKWELL = {"bf16": _CUBLAS, "fp8": _CUBLAS_FP8, "fp8-block": _DEEPGEMM_TRT, "nvfp4": _NVFP4}
-
-#: Dense products. cuBLAS behind PyTorch is what training frameworks call; of the three libraries these rows
-#: agree best with the public sustained-matmul search (H100 794, B200 1745 TFLOP/s).
-GEMM: dict[str, dict[str, Source]] = {
-    "a100_sxm": {"bf16": _CUBLAS},
-    "h100_sxm": _HOPPER,
-    "h200_sxm": _HOPPER,
-    "b200_sxm": _BLACKWELL,
-    "b300_sxm": _BLACKWELL,
-    "gb200": _BLACKWELL,
-    "rtx_pro_6000_server": {
-        "bf16": _CUBLAS,
-        "fp8": _CUBLAS_FP8,
-        "fp8-block": Source("fp8_block", "trtllm", "torch_flow", quantises=True),
-        "nvfp4": _NVFP4,
-    },
-}
-
-_FA3 = Source("bfloat16", "vllm", "vllm_flash_attn_fa3")
-_TRTLLM_GEN = Source("bfloat16", "sglang", "trtllm_mha")
-_FA2 = Source("bfloat16", "vllm", "vllm_flash_attn_fa2")
-#: Fused attention: (prefill, decode). FlashAttention-3 is what Hopper trains with, FlashAttention-2 on A100
-#: (rows of a paged cache are 12 % slower there and serve for decode); on Blackwell TensorRT-LLM's kernels.
-ATTENTION: dict[str, dict[str, tuple[Source, Source]]] = {
-    "a100_sxm": {
-        "bf16": (
-            Source("bfloat16", "sglang", "flash_attention"),
-            Source("bfloat16", "vllm", "vllm_flash_attn"),
-        )
-    },
-    "h100_sxm": {"bf16": (_FA3, _FA3)},
-    "h200_sxm": {"bf16": (_FA3, _FA3)},
-    "b200_sxm": {"bf16": (_TRTLLM_GEN, _TRTLLM_GEN)},
-    "b300_sxm": {"bf16": (_TRTLLM_GEN, _TRTLLM_GEN)},
-    "gb200": {"bf16": (_TRTLLM_GEN, _TRTLLM_GEN)},
-    "rtx_pro_6000_server": {"bf16": (_FA2, _FA2)},
-}
-
-_CUTLASS_MOE = Source("bfloat16", "trtllm", "moe_torch_flow_cutlass")
-_CUTLASS_MOE_FP8 = Source("fp8", "trtllm", "moe_torch_flow_cutlass")
-_HOPPER_MOE = {"bf16": _CUTLASS_MOE, "fp8": _CUTLASS_MOE_FP8}
-_BLACKWELL_MOE = {
-    "bf16": Source("bfloat16", "vllm", "vllm_unquantizedfusedmoe_flashinfer_trtllm_trtllmbf16experts"),
-    "fp8": Source("fp8", "vllm", "vllm_modeloptfp8moe_flashinfer_trtllm_trtllmfp8expertsmonolithic"),
-    "nvfp4": Source("nvfp4", "sglang", "sglang_flashinfer_trtllm_moe"),
-}
-#: Experts with balanced routing: CUTLASS, on Blackwell TensorRT-LLM. A100 has rows of Triton kernels only
-#: (110 of 312 TFLOP/s), which nobody trains with; it borrows Hopper's fit.
-GROUPED: dict[str, dict[str, Source]] = {
-    "a100_sxm": {},
-    "h100_sxm": _HOPPER_MOE,
-    "h200_sxm": _HOPPER_MOE,
-    "b200_sxm": _BLACKWELL_MOE,
-    "b300_sxm": _BLACKWELL_MOE,
-    "gb200": _BLACKWELL_MOE,
-    "rtx_pro_6000_server": _HOPPER_MOE | {"nvfp4": Source("nvfp4", "trtllm", "moe_torch_flow_cutlass")},
-}
+        return f"aiconfigurator {table} table, version {self.version}"
 
 
 def read(path: Path) -> dict[str, NDArray[Any]]:
-    """Columns of one parquet file.
+    """Columns of one parquet file; text as dictionary codes would do, so equal words are one object.
 
     Raises:
         ImportError: pyarrow is absent; the message says what to install.
@@ -127,24 +69,34 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def select(table: Table, mask: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-    """Rows under ``mask``."""
+def select(table: Table, mask: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Rows under a mask or an index."""
     return {name: values[mask] for name, values in table.items()}
 
 
-def rows_of(table: Table, chip: str, source: Source, dtype_column: str) -> dict[str, NDArray[Any]]:
-    """Device-timed rows of one chip and library, with ``seconds`` added."""
-    mask = (
-        (table["chip"] == chip)
-        & (table[dtype_column] == source.dtype)
-        & (table["framework"] == source.framework)
-        & (table["kernel_source"] == source.kernel)
-        & (table["timing_mode"] == "device")
-        & (table["latency"] > 0)
-    )
-    rows = select(table, mask)
+def groups(table: Table, chip: str, dtype_columns: tuple[str, ...]) -> Iterator[Group]:
+    """The timed rows of ``chip`` by library and number formats, in the order of their names.
+
+    Formats that are not modelled, rows without a latency and libraries with fewer than `LEAST_ROWS` are left out.
+    """
+    mask = (table["chip"] == chip) & np.isin(table["timing_mode"], TIMED) & (table["latency"] > 0)
+    rows = select(table, np.flatnonzero(mask))
+    if not len(rows["latency"]):
+        return
     rows["seconds"] = rows["latency"].astype(np.float64) * 1e-3
-    return rows
+    words = ("framework", "kernel_source", *dtype_columns)
+    code = np.zeros(len(rows["latency"]), dtype=np.int64)
+    for word in words:
+        names, number = np.unique(rows[word].astype(str), return_inverse=True)
+        code = code * len(names) + number.reshape(-1)
+    for one in np.unique(code):
+        index = np.flatnonzero(code == one)
+        named = [str(rows[word][index[0]]) for word in words]
+        if len(index) < LEAST_ROWS or any(name not in FORMATS for name in named[2:]):
+            continue
+        chosen = select(rows, index)
+        version = "/".join(sorted({str(name) for name in chosen["version"]}))
+        yield Group(f"{named[0]}/{named[1]}", version, tuple(FORMATS[name] for name in named[2:]), chosen)
 
 
 def held_out(rows: Table, keys: tuple[str, ...]) -> NDArray[np.bool_]:

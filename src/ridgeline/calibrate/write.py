@@ -1,4 +1,4 @@
-"""A `KernelCalibration` as the YAML text of its catalog file."""
+"""Kernel fits as the YAML text of their catalog files."""
 
 from __future__ import annotations
 
@@ -7,25 +7,36 @@ from typing import Any
 import yaml
 
 from ridgeline import units
-from ridgeline.facts.kernel_calibration import KernelCalibration
+from ridgeline.facts.kernel_calibration import KernelCalibration, KernelLibraries
 
 #: Fields that a catalog file spells with a unit.
-_UNITS = {"launch": "s", "ramp": "s", "static": "W"}
+_UNITS = {"launch": "s", "ramp": "s", "cast": "s", "fixed": "s", "static": "W"}
 _DIGITS = 4
+#: Errors are read as per cent.
+_ERROR_DIGITS = 3
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
-def calibration_yaml(calibration: KernelCalibration) -> str:
-    """YAML text that reads back as ``calibration`` to four significant digits."""
-    return yaml.safe_dump(
-        _plain(calibration.model_dump(mode="json")), sort_keys=False, width=110, allow_unicode=True
-    )
+def calibration_yaml(found: KernelCalibration | KernelLibraries) -> str:
+    """YAML text that reads back as ``found`` to four significant digits."""
+    whole = found.model_dump(mode="json", exclude_defaults=True)
+    for library, parts in whole.get("libraries", {}).items():
+        for fits in parts.values():
+            for fit in fits.values():  # the key says it; `catalog.libraries` puts it back
+                assert fit["provenance"].pop("library") == library
+    plain = _plain(whole)
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
 
 
 def _plain(value: Any, name: str = "") -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item, key) for key, item in value.items() if item is not None}
+        # what a chip is comes first, whatever order the fields have
+        keys = sorted(value, key=lambda key: key != "chip")
+        return {key: _plain(value[key], key) for key in keys if value[key] not in (None, {})}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, float):
         if name in _UNITS:
             return units.show(value, _UNITS[name], _DIGITS)
-        return float(f"{value:.{_DIGITS}g}")
+        return float(f"{value:.{_ERROR_DIGITS if name.endswith('_err') else _DIGITS}g}")
     return value

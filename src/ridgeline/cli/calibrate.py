@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ridgeline.cli import shared
 
 if TYPE_CHECKING:
+    from ridgeline.calibrate.kernels import ChipFits
     from ridgeline.calibrate.tables import Table
     from ridgeline.calibrate.whole_step import Fit
-    from ridgeline.facts.kernel_calibration import KernelCalibration, Provenance
+    from ridgeline.facts.kernel_calibration import KernelCalibration, KernelLibraries
 
 app = typer.Typer(
     help="Fit the numbers of chips and stacks to measurements.",
@@ -35,6 +36,8 @@ class Line:
     rows: int
     median_abs_err: float | None
     p90_abs_err: float | None
+    nearest_median_abs_err: float | None  # of the three nearest timed shapes, for products
+    misses: str  # what it misses of its target
     catalog_median_abs_err: float | None = None
     catalog_p90_abs_err: float | None = None
 
@@ -43,10 +46,19 @@ class Line:
 def kernels(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILES", help="parquet tables: gemm, attention (2), moe; any names"),
+        typer.Argument(
+            metavar="FILES", help="parquet tables of gemm, attention, mla, moe; any names, any of them"
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder for CHIP.yaml; without it nothing is written")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="folder for kernels/CHIP.yaml and libraries/CHIP.yaml; nothing is written without it",
+        ),
+    ] = None,
+    chips: Annotated[
+        list[str] | None, typer.Option("--chip", metavar="NAME", help="only this chip; may be repeated")
     ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="show the errors of the catalog's own fits beside")
@@ -55,38 +67,42 @@ def kernels(
 ) -> None:
     """Fit kernel coefficients per chip, format and library; errors are of shapes held out of each fit."""
     from ridgeline.calibrate.kernels import derived, fit_each
-    from ridgeline.calibrate.tables import CHIPS
     from ridgeline.calibrate.write import calibration_yaml
-    from ridgeline.facts import catalog
 
-    found: dict[str, KernelCalibration] = {}
-    counter = shared.Counter("chips fitted")
+    found: dict[str, ChipFits] = {}
+    counter = shared.Counter("fits")
     stopped = False
 
-    def keep(fits: dict[str, KernelCalibration]) -> None:
-        found.update(fits)
-        for name, fit in fits.items() if out is not None else ():
-            assert out is not None
-            shared.write_text(out / f"{name}.yaml", calibration_yaml(fit))
+    def write(folder: str, chip: str, one: KernelCalibration | KernelLibraries) -> None:
+        """One file of the catalog, where a folder was asked for."""
+        if out is not None:
+            (out / folder).mkdir(parents=True, exist_ok=True)
+            shared.write_text(out / folder / f"{chip}.yaml", calibration_yaml(one))
 
     try:
         tables = _tables(files)
-        for fit in fit_each(tables, {name: catalog.chip(name) for name in CHIPS.values()}):
-            keep({fit.chip: fit})
-            counter.add()
+        for fits in fit_each(tables, chips or (), lambda _: counter.add()):
+            chip = fits.calibration.chip
+            found[chip] = fits
+            write("kernels", chip, fits.calibration)
+            write("libraries", chip, fits.libraries)
+    except ValueError as error:
+        raise shared.Mistake(str(error)) from None
     except KeyboardInterrupt:
         stopped = True
     finally:
         counter.wipe()
-    own = list(found)
-    keep(derived(found))
-    lines = [line for name in own for line in _lines(found[name], report)]
+    lent = derived({chip: fits.calibration for chip, fits in found.items()})
+    for chip, calibration in lent.items():
+        write("kernels", chip, calibration)
+    lines = [line for fits in found.values() for line in _lines(fits, report)]
     if not stopped or lines:
         typer.echo(
             shared.json_text({"fits": [asdict(line) for line in lines]}) if as_json else _table(lines, report)
         )
-    if out is not None and found and not as_json:
-        typer.echo(f"\n{len(found)} files in {out}: {', '.join(sorted(found))}")
+    written = sorted([*found, *lent])
+    if out is not None and written and not as_json:
+        typer.echo(f"\nwritten to {out}: {', '.join(written)}")
     if stopped:
         raise shared.Interrupted(f"{counter}{', files written' if found and out is not None else ''}")
 
@@ -94,12 +110,15 @@ def kernels(
 def _tables(files: Sequence[Path]) -> dict[str, Table]:
     """Tables by kind, which their columns tell."""
     from ridgeline.calibrate.kernel_scores import kind_of
+    from ridgeline.calibrate.kernels import PARTS
     from ridgeline.calibrate.tables import read
 
     found: dict[str, Table] = {}
     try:
         for path in files:
             kind = kind_of(path)
+            if kind not in PARTS:
+                raise shared.Mistake(f"{path}: a table of {kind}; this verb fits {', '.join(PARTS)}")
             if kind in found:
                 raise shared.Mistake(f"{path}: a second table of {kind}; give one of each kind")
             found[kind] = read(path)
@@ -108,48 +127,39 @@ def _tables(files: Sequence[Path]) -> dict[str, Table]:
     return found
 
 
-def _lines(fit: KernelCalibration, report: bool) -> Iterator[Line]:
-    shipped = _shipped(fit.chip) if report else {}
-    for (op, name), provenance in _provenances(fit).items():
-        known = shipped.get((op, name))
+def _lines(fits: ChipFits, report: bool) -> Iterator[Line]:
+    from ridgeline.calibrate.kernel_errors import held, shipped
+
+    chip = fits.calibration.chip
+    known = {(one.op, one.format, one.library): one.provenance for one in shipped(chip)} if report else {}
+    for one in sorted(
+        held(chip, fits.calibration, fits.libraries.libraries),
+        key=lambda one: (one.op, one.format, one.library),
+    ):
+        before = known.get((one.op, one.format, one.library))
         yield Line(
-            fit.chip,
-            op,
-            name,
-            _library(provenance.source),
-            str(provenance.label),
-            provenance.rows,
-            provenance.median_abs_err,
-            provenance.p90_abs_err,
-            known.median_abs_err if known else None,
-            known.p90_abs_err if known else None,
+            chip,
+            one.op,
+            one.format,
+            one.library,
+            str(one.provenance.label),
+            one.provenance.rows,
+            one.provenance.median_abs_err,
+            one.provenance.p90_abs_err,
+            one.provenance.nearest_median_abs_err,
+            one.misses,
+            before.median_abs_err if before else None,
+            before.p90_abs_err if before else None,
         )
 
 
-def _provenances(fit: KernelCalibration) -> dict[tuple[str, str], Provenance]:
-    groups: dict[str, dict[str, Any]] = {"gemm": fit.gemm, "attention": fit.attention, "moe": fit.grouped}
-    return {(op, name): one.provenance for op, fits in groups.items() for name, one in fits.items()}
-
-
-def _shipped(chip: str) -> dict[tuple[str, str], Provenance]:
-    from ridgeline.facts import catalog
-
-    return _provenances(catalog.calibration(chip).kernels)
-
-
-def _library(source: str) -> str:
-    """Kernel, framework and version, as a provenance line names them after its table."""
-    first = source.split("; ")[0]
-    parts = first.split(", ")
-    return parts[1] if len(parts) > 1 and " of " in parts[1] else first
-
-
 def _table(lines: Sequence[Line], report: bool) -> str:
-    head = ["chip", "op", "format", "library", "label", "rows", "median", "P90"]
+    head = ["chip", "op", "format", "library", "label", "rows", "median", "P90", "nearest", "misses"]
     cells = [
         [
             line.chip, line.op, line.format, line.library, line.label, f"{line.rows:,}",
-            _percent(line.median_abs_err), _percent(line.p90_abs_err),
+            _percent(line.median_abs_err), _percent(line.p90_abs_err), _percent(line.nearest_median_abs_err),
+            line.misses,
             *([_percent(line.catalog_median_abs_err), _percent(line.catalog_p90_abs_err)] if report else []),
         ]
         for line in lines

@@ -31,6 +31,12 @@ def validate(
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="at most this many rows, spread evenly over the file")
     ] = None,
+    lent: Annotated[
+        bool,
+        typer.Option(
+            "--lent", help="kernels: leave each chip's own coefficients out, take its nearest relative's"
+        ),
+    ] = False,
     out: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="write scores.json, rows.csv or table.txt; repeatable"),
@@ -41,9 +47,11 @@ def validate(
 
     A table of kernels (.parquet) scores the coefficients of the catalog by operator, chip, format and library.
     """
+    if lent and cases.suffix.lower() != KERNELS:
+        raise shared.Mistake(f"--lent is for tables of kernels ({KERNELS}); {cases} is none")
     outputs = [(path, shared.suffix_of(path, OUTPUTS)) for path in out or []]
     if cases.suffix.lower() == KERNELS:
-        scores = _kernel_scores(cases, limit)
+        scores = _kernel_scores(cases, limit, lent)
         for path, ending in outputs:
             shared.write_text(
                 path, {".json": _kernel_json, ".csv": _kernel_rows, ".txt": _kernel_table}[ending](scores)
@@ -89,12 +97,12 @@ def _csv(rows: list[dict[str, Any]], only: str) -> str:
     return out.getvalue()
 
 
-def _kernel_scores(table: Path, limit: int | None) -> KernelScores:
+def _kernel_scores(table: Path, limit: int | None, lent: bool) -> KernelScores:
     from ridgeline.calibrate.kernel_scores import score_table
 
     counter = shared.Counter("kernels predicted")
     try:
-        return score_table(table, limit, counter.add)
+        return score_table(table, limit, counter.add, lent)
     except ImportError as error:  # the optional reader; the message says what to install
         raise shared.Mistake(str(error)) from None
     except KeyboardInterrupt:

@@ -24,7 +24,7 @@ from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.calibration import Calibration
 from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.format import Format
-from ridgeline.facts.kernel_calibration import KernelCalibration
+from ridgeline.facts.kernel_calibration import KernelCalibration, KernelLibraries, KernelSet
 from ridgeline.facts.link_calibration import LinkCalibration
 from ridgeline.facts.recipe import Recipe
 from ridgeline.facts.spec import Spec, SpecT
@@ -58,6 +58,7 @@ KINDS: dict[str, Kind] = {
     "models": Kind("models", Architecture, "model"),
     "stacks": Kind("stacks", Stack, "stack"),
     "kernels": Kind("calibrations/kernels", KernelCalibration, "kernel calibration", key="chip"),
+    "libraries": Kind("calibrations/libraries", KernelLibraries, "kernel libraries", key="chip"),
     "links": Kind("calibrations/links", LinkCalibration, "link calibration", key="chip"),
     "steps": Kind("calibrations/steps", StepCalibration, "step calibration", key="chip"),
 }
@@ -70,6 +71,7 @@ _REFERENCES = {
     "recipes": tuple((field, "formats") for field in ("linear", "linear_backward", "attention", "head")),
     "stacks": (("parent", "stacks"),),
     "kernels": (("chip", "chips"),),
+    "libraries": (("chip", "chips"),),
     "links": (("chip", "chips"),),
     "steps": (("chip", "chips"),),
 }  # fmt: skip
@@ -110,6 +112,28 @@ def kernel_calibration(chip_name: str) -> KernelCalibration:
     return _lookup("kernels", chip_name, KernelCalibration)
 
 
+def libraries(chip_name: str) -> Mapping[str, KernelSet]:
+    """Fits of the libraries on a chip that its calibration does not speak for, by ``framework/kernel``."""
+    if entry_path("libraries", chip_name) is None:
+        return {}
+    found = _lookup("libraries", chip_name, KernelLibraries).libraries
+    return {library: _named(fits, library) for library, fits in found.items()}
+
+
+def _named(fits: KernelSet, library: str) -> KernelSet:
+    """``fits`` with their library in every provenance, which the file says once."""
+    named = {
+        part: {
+            name: fit.model_copy(
+                update={"provenance": fit.provenance.model_copy(update={"library": library})}
+            )
+            for name, fit in getattr(fits, part).items()
+        }
+        for part in KernelSet.model_fields
+    }
+    return KernelSet.model_construct(None, **named)
+
+
 def link_calibration(chip_name: str) -> LinkCalibration:
     """The chip's own link calibration; `calibration` also looks at relatives."""
     return _lookup("links", chip_name, LinkCalibration)
@@ -134,6 +158,19 @@ def calibration(chip_name: str) -> Calibration:
     if links_from.name != target.name:
         links = transfer.links(links, links_from, target)
     return Calibration(kernels=kernels, links=links, steps=_steps(target))
+
+
+def lent_kernels(chip_name: str) -> KernelCalibration:
+    """Kernels of a chip as if it were known by its data sheet alone: its nearest calibrated relative's, scaled.
+
+    Raises:
+        CatalogError: the chip names no relative, or its line has no kernel calibration.
+    """
+    target = chip(chip_name)
+    if target.relative is None:
+        raise CatalogError(f"chip '{chip_name}' names no relative that would lend it kernels")
+    lender = _donor(chip(target.relative), "kernels")
+    return transfer.kernels(kernel_calibration(lender.name), lender, target)
 
 
 def _steps(target: Chip) -> StepCalibration:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from ridgeline.facts.observation import Label
 from ridgeline.facts.spec import Fraction, Positive, Seconds, Spec, Watts
+from ridgeline.facts.surface import Surface
 
 
 class Provenance(Spec):
@@ -13,9 +14,15 @@ class Provenance(Spec):
 
     label: Label
     source: str = Field(description="table, library and version, or the chip it was transferred from")
+    library: str | None = Field(None, description="framework/kernel that was timed, as kernel tables name it")
     rows: int = Field(0, ge=0, description="rows fitted on")
     median_abs_err: float | None = Field(None, description="median relative error on held-out rows")
     p90_abs_err: float | None = None
+    nearest_median_abs_err: float | None = Field(
+        None,
+        description="the same of the three nearest timed shapes, each scaled by the roofline: a floor to meet",
+    )
+    nearest_p90_abs_err: float | None = None
 
 
 class GemmFit(Spec):
@@ -32,6 +39,16 @@ class GemmFit(Spec):
     ramp: Seconds = Field(description="prologue and epilogue of one wave of tiles")
     splitk: Positive = Field(description="passes over memory that one fp32 split-K partial sum costs")
     droop: float = Field(0.0, description="relative time lost by kernels much longer than 1 ms", ge=0)
+    cast: Seconds = Field(
+        0.0,
+        validate_default=False,
+        description="where the library quantises the activation in kernels of its own: their fixed time; "
+        "a training recipe counts its casts itself",
+    )
+    cast_passes: float = Field(
+        0.0, ge=0, description="the same: passes over the activation, read and written"
+    )
+    surface: Surface | None = Field(None, description="correction over m, n and k")
     provenance: Provenance
 
 
@@ -48,16 +65,38 @@ class AttentionFit(Spec):
     memory_half: float = Field(description="bytes at which half of that share is reached", ge=0)
     ramp: Seconds = Field(description="start and end of one query block on its core")
     launch: Seconds
+    surface: Surface | None = Field(
+        None,
+        description="correction over keys, sequences x KV heads, head dimension, query group and causal share",
+    )
     provenance: Provenance
 
 
 class GroupedFit(Spec):
-    """Grouped GEMM of experts in one format, relative to the dense GEMM of the same chip."""
+    """Grouped GEMM of experts in one format, relative to the dense GEMM of the same chip.
+
+    ``fixed`` and the passes are what an engine's expert layer spends around its two products.
+    """
 
     rate: Positive = Field(description="share of the dense GEMM's rate when every expert has many tokens")
     padding: float = Field(description="rows that aligning one expert's group adds", ge=0)
     launch: Seconds
+    fixed: Seconds = Field(
+        0.0,
+        validate_default=False,
+        description="a layer's kernels that grow with nothing: routing, permutation",
+    )
+    row_passes: float = Field(0.0, ge=0, description="passes over the activations of the routed rows")
+    token_passes: float = Field(0.0, ge=0, description="passes over all tokens of the expert-parallel group")
+    slot_passes: float = Field(
+        0.0, ge=0, description="passes over the activations of all routed rows of the group, its own or not"
+    )
+    surface: Surface | None = Field(
+        None, description="correction over rows an expert, experts, columns, depth"
+    )
+    skewed: Surface | None = Field(None, description="the same where routing follows a power law")
     provenance: Provenance
+    skewed_provenance: Provenance | None = Field(None, description="errors of rows with power-law routing")
 
 
 class StreamFit(Spec):
@@ -79,12 +118,29 @@ class EnergyFit(Spec):
     provenance: Provenance
 
 
-class KernelCalibration(Spec):
+class KernelSet(Spec):
+    """Fits by number format; attention with another format in its cache has the key ``COMPUTE/CACHE``."""
+
+    gemm: dict[str, GemmFit] = Field({}, description="dense products")
+    attention: dict[str, AttentionFit] = Field({}, description="training and prefill")
+    decode: dict[str, AttentionFit] = Field({}, description="one query token a sequence")
+    latent: dict[str, AttentionFit] = Field({}, description="latent attention, prefill with expanded heads")
+    latent_decode: dict[str, AttentionFit] = Field(
+        {}, description="latent attention, one query on the latents"
+    )
+    grouped: dict[str, GroupedFit] = Field({}, description="products of experts")
+
+
+class KernelCalibration(KernelSet):
     """All kernel coefficients of one chip; a format that is absent falls back to bf16 scaled by the peaks."""
 
     chip: str
-    gemm: dict[str, GemmFit]
-    attention: dict[str, AttentionFit]
-    grouped: dict[str, GroupedFit]
     stream: StreamFit
     energy: EnergyFit
+
+
+class KernelLibraries(Spec):
+    """Fits of the libraries on one chip that its calibration does not speak for, by ``framework/kernel``."""
+
+    chip: str
+    libraries: dict[str, KernelSet]

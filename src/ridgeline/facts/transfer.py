@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ridgeline.facts.chip import Chip
-from ridgeline.facts.kernel_calibration import EnergyFit, KernelCalibration, Provenance
+from ridgeline.facts.kernel_calibration import EnergyFit, KernelCalibration, KernelSet, Provenance
 from ridgeline.facts.link_calibration import LinkCalibration
 from ridgeline.facts.observation import Label
 from ridgeline.facts.spec import Spec, SpecT
@@ -15,10 +15,25 @@ from ridgeline.facts.step_calibration import StepCalibration
 def kernels(fitted: KernelCalibration, donor: Chip, target: Chip) -> KernelCalibration:
     """``fitted`` on ``donor`` as the calibration of ``target``; every provenance says so.
 
-    Rates and memory shares are relative to the data sheet, so they carry over unchanged.
+    Rates and memory shares are relative to the data sheet, so they carry over unchanged. Corrections over sizes
+    are of a maker's tiles and libraries: to another maker's chip they do not.
     """
     energy = _energy(fitted.energy, donor, target)
-    return _relabel(fitted.model_copy(update={"chip": target.name, "energy": energy}), donor)
+    lent = fitted.model_copy(update={"chip": target.name, "energy": energy})
+    return _relabel(lent if donor.vendor == target.vendor else _without_surfaces(lent), donor)
+
+
+def _without_surfaces(fitted: KernelCalibration) -> KernelCalibration:
+    parts = {
+        part: {
+            name: fit.model_copy(
+                update={"surface": None, "skewed": None} if part == "grouped" else {"surface": None}
+            )
+            for name, fit in getattr(fitted, part).items()
+        }
+        for part in KernelSet.model_fields
+    }
+    return fitted.model_copy(update=parts)
 
 
 def links(fitted: LinkCalibration, donor: Chip, target: Chip) -> LinkCalibration:

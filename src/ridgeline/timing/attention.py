@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.facts.chip import Chip
-from ridgeline.facts.kernel_calibration import AttentionFit, KernelCalibration
+from ridgeline.facts.kernel_calibration import AttentionFit, KernelSet
 from ridgeline.facts.observation import Label
-from ridgeline.timing.rates import Array, Numeric, column, operand, peak_flops_per_s, resolve, tiling_cores
+from ridgeline.timing.rates import (
+    Array,
+    Numeric,
+    column,
+    operand,
+    peak_flops_per_s,
+    resolve,
+    tiling_cores,
+    worst,
+)
+from ridgeline.timing.surface import Knots, count, factor, knots, nodes, stacked
 
 #: Matrix work of backward over forward: five products instead of two (FlashAttention-2, arXiv:2307.08691).
 BACKWARD_FLOPS = 2.5
@@ -22,6 +32,19 @@ QUERY_BLOCK = 128.0
 SPLIT_KEYS = 512.0
 #: Head dimension that the fitted rate refers to.
 HEAD_DIM = 128.0
+
+
+#: Nodes of the corrections: keys, sequences x KV heads, head dimension, query heads a KV head, causal share.
+PREFILL = knots((0, 4, 7, 9, 11, 14), (0, 2.5, 5, 7.5, 10, 13), (6, 7, 8, 9), (0, 2, 4, 6.5), (-5, -1))
+#: Decode kernels take up to 32 query heads of a KV head in one tile and are others above: knots at 32 and 48.
+DECODE = knots((0, 4, 6, 8, 10, 12, 14, 17), (0, 2, 4, 6, 8, 10, 13), (6, 7, 8), (0, 2, 4, 5, 5.58, 7), (0,))
+#: Latent attention has one head dimension: expanded heads in prefill, one latent for all heads in decode.
+LATENT = knots((0, 4, 7, 9, 11, 14), (0, 2, 4, 6, 8, 10, 13), (7,), (0,), (-1,))
+LATENT_DECODE = knots((0, 4, 6, 8, 10, 12, 14, 17), (0, 2, 4, 6, 8, 10), (9,), (0, 2, 4, 5, 6, 7), (0,))
+Kind = Literal["attention", "decode", "latent", "latent_decode"]
+GRIDS: dict[Kind, Knots] = {
+    "attention": PREFILL, "decode": DECODE, "latent": LATENT, "latent_decode": LATENT_DECODE,
+}  # fmt: skip
 
 
 class AttentionRates(NamedTuple):
@@ -40,27 +63,52 @@ class AttentionRates(NamedTuple):
     memory_half: Numeric
     ramp: Numeric
     launch: Numeric
+    surface: Array | None = None  # nodes on ``grid``, the last axis
+    grid: Knots = PREFILL
     labels: tuple[Label, ...] = ()  # one per operator
 
 
 def attention_rates(
-    chip: Chip, kernels: KernelCalibration, formats: Sequence[str], kv_formats: Sequence[str] | None = None
+    chip: Chip,
+    kernels: KernelSet,
+    formats: Sequence[str],
+    kv_formats: Sequence[str] | None = None,
+    kind: Kind = "attention",
 ) -> AttentionRates:
     """Stack hardware and fit for operators computing in ``formats``; every field is ``[len(formats), 1]``.
 
-    Q and O are kept in 2 bytes; ``kv_formats`` is the storage of K and V and defaults to ``formats``.
+    Q and O are kept in 2 bytes; ``kv_formats`` is the storage of K and V and defaults to ``formats``. A kind
+    that the calibration lacks is priced as ``attention``, labelled transferred.
     """
-    found = [resolve(kernels.attention, name) for name in formats]
+    stored = tuple(kv_formats or formats)
+    fits, labels = zip(
+        *(fit_of(kernels, kind, *pair) for pair in zip(formats, stored, strict=True)), strict=True
+    )
     names = ("rate", "half", "head_half", "backward", "memory", "memory_half", "ramp", "launch")
+    own = bool(getattr(kernels, kind))
+    grid = GRIDS[kind if own else "attention"]
     return AttentionRates(
         peak_flops_per_s=column([peak_flops_per_s(chip, name) for name in formats]),
         bandwidth_bytes_per_s=chip.memory.bandwidth,
         cores=tiling_cores(chip),
         value_bytes=2.0,
-        kv_bytes=column([operand(name).bytes for name in kv_formats or formats]),
-        **{name: column([getattr(fit, name) for fit, _ in found]) for name in names},
-        labels=tuple(label for _, label in found),
+        kv_bytes=column([operand(name).bytes for name in stored]),
+        **{name: column([getattr(fit, name) for fit in fits]) for name in names},
+        surface=stacked([nodes(fit.surface) for fit in fits], count(grid)),
+        grid=grid,
+        labels=labels,
     )
+
+
+def fit_of(kernels: KernelSet, kind: Kind, name: str, stored: str) -> tuple[AttentionFit, Label]:
+    """The fit that speaks for computing in ``name`` with a cache in ``stored``, and how far it is trusted."""
+    fits: dict[str, AttentionFit] = getattr(kernels, kind) or kernels.attention
+    own = f"{name}/{stored}"
+    if stored != name and own in fits:
+        return fits[own], fits[own].provenance.label
+    fit, label = resolve(fits, name)
+    borrowed = stored != name or fits is not getattr(kernels, kind)
+    return fit, worst(label, Label.TRANSFERRED) if borrowed else label
 
 
 def fit_rates(
@@ -71,12 +119,13 @@ def fit_rates(
     cores: float,
     value_bytes: float = 2.0,
     kv_bytes: float = 2.0,
+    kind: Kind = "attention",
 ) -> AttentionRates:
     """Rates of one fit on one piece of hardware, all floats."""
     return AttentionRates(
         peak_flops_per_s, bandwidth_bytes_per_s, cores, value_bytes, kv_bytes,
         fit.rate, fit.half, fit.head_half, fit.backward, fit.memory, fit.memory_half, fit.ramp, fit.launch,
-        (fit.provenance.label,),
+        nodes(fit.surface), GRIDS[kind], (fit.provenance.label,),
     )  # fmt: skip
 
 
@@ -161,12 +210,13 @@ def attention_seconds(
         keys    = min(kv, 512 + kv q / 128)
         longest = 2 min(q, 128) keys (head_dim + v_dim) cores / (peak share)
         memory  = (bytes + memory_half) / (memory bandwidth)
-        t       = launch + (compute^4 + longest^4 + memory^4)^(1/4)
+        t       = (launch + (compute^4 + longest^4 + memory^4)^(1/4)) x surface
 
     ``half`` is the tile waste of short queries: the masked half of the diagonal blocks, the padding of the
     last block, the start of the pipeline. ``longest`` is the last query block alone on its core: few heads
     and short batches cannot fill the chip, and below one block of queries (decode) the keys are split over
-    cores instead. Decode is otherwise the same formula on its memory side.
+    cores instead. Decode is otherwise the same formula on its memory side. ``surface`` is the fitted correction
+    over keys, sequences x KV heads, head dimension, query group and causal share.
 
     Args:
         batch, heads, kv_heads, q_len, kv_len, head_dim, v_dim: sizes on this rank, floats or arrays that
@@ -179,6 +229,61 @@ def attention_seconds(
 
     Valid range: head dimensions 64-256 (measured), 576 for latent attention (transferred).
     """
+    seconds = corrected_seconds(
+        batch, heads, kv_heads, q_len, kv_len, head_dim, v_dim, rates,
+        causal_share=causal_share, backward=backward,
+    )  # fmt: skip
+    if rates.surface is None:
+        return seconds
+    # short contexts stay in the cache between the repeats of a benchmark, not between the kernels of a step
+    bound = attention_bound_seconds(
+        batch, heads, kv_heads, q_len, kv_len, head_dim, v_dim, rates,
+        causal_share=causal_share, backward=backward,
+    )  # fmt: skip
+    return np.maximum(seconds, bound)
+
+
+def corrected_seconds(
+    batch: Numeric,
+    heads: Numeric,
+    kv_heads: Numeric,
+    q_len: Numeric,
+    kv_len: Numeric,
+    head_dim: Numeric,
+    v_dim: Numeric,
+    rates: AttentionRates,
+    *,
+    causal_share: Numeric = 1.0,
+    backward: bool | NDArray[np.bool_] = False,
+) -> Array:
+    """`attention_seconds` as a benchmark times it, which may be less than the bound of the memory [s]."""
+    seconds = formula_seconds(
+        batch, heads, kv_heads, q_len, kv_len, head_dim, v_dim, rates,
+        causal_share=causal_share, backward=backward,
+    )  # fmt: skip
+    if rates.surface is None:
+        return seconds
+    copies = np.asarray(batch, dtype=np.float64) * kv_heads
+    group = np.asarray(heads, dtype=np.float64) / kv_heads
+    return np.asarray(
+        seconds * factor(rates.grid, rates.surface, (kv_len, copies, head_dim, group, causal_share))
+    )
+
+
+def formula_seconds(
+    batch: Numeric,
+    heads: Numeric,
+    kv_heads: Numeric,
+    q_len: Numeric,
+    kv_len: Numeric,
+    head_dim: Numeric,
+    v_dim: Numeric,
+    rates: AttentionRates,
+    *,
+    causal_share: Numeric = 1.0,
+    backward: bool | NDArray[np.bool_] = False,
+) -> Array:
+    """`attention_seconds` without the surface [s]."""
     q, kv = np.asarray(q_len, dtype=np.float64), np.asarray(kv_len, dtype=np.float64)
     batch = np.asarray(batch, dtype=np.float64)
     head = np.asarray(head_dim, dtype=np.float64)

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ridgeline.facts.chip import Chip
-from ridgeline.facts.kernel_calibration import GemmFit, KernelCalibration
+from ridgeline.facts.kernel_calibration import GemmFit, KernelSet
 from ridgeline.facts.observation import Label
 from ridgeline.timing.rates import Array, Numeric, column, operand, peak_flops_per_s, resolve, tiling_cores
+from ridgeline.timing.surface import count, factor, knots, nodes, stacked
 
 #: Output tiles (rows, columns) a library chooses from; the best one is taken per shape.
 TILES = np.array([(256, 256), (256, 128), (128, 256), (128, 128), (64, 128), (64, 64)], dtype=np.float64)
@@ -20,6 +21,12 @@ SPLIT_DEPTH = 256.0
 SPLIT_MOST = 16.0
 #: Kernels much longer than this run at the lowest clock and cache share.
 LONG_S = 1e-3
+#: Nodes of the correction: rows of all copies, columns, depth. Tables reach from 1 and 32 to 65,536.
+SURFACE = knots(
+    (0, 2, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15),
+    (5, 7, 8, 9, 10, 11, 12, 13, 16),
+    (5, 7, 8, 9, 10, 11, 12, 13, 16),
+)
 #: Above this many elements the tile candidates are tried one after the other, so that they stay in cache.
 STACKED_ELEMENTS = 4096
 
@@ -41,12 +48,11 @@ class GemmRates(NamedTuple):
     ramp: Numeric
     splitk: Numeric
     droop: Numeric
+    surface: Array | None = None  # nodes on `SURFACE`, the last axis
     labels: tuple[Label, ...] = ()  # one per operator
 
 
-def gemm_rates(
-    chip: Chip, kernels: KernelCalibration, formats: Sequence[str], out_bytes: float = 2.0
-) -> GemmRates:
+def gemm_rates(chip: Chip, kernels: KernelSet, formats: Sequence[str], out_bytes: float = 2.0) -> GemmRates:
     """Stack hardware and fit for operators of the given input formats; every field is ``[len(formats), 1]``.
 
     ``out_bytes`` [byte] per value of C is 2 (bf16) unless told. A format without a fit follows its relatives
@@ -61,6 +67,7 @@ def gemm_rates(
         in_bytes=column([operand(name).bytes for name in formats]),
         out_bytes=out_bytes,
         **_columns(fits),
+        surface=stacked([nodes(fit.surface) for fit in fits], count(SURFACE)),
         labels=tuple(label for _, label in found),
     )
 
@@ -78,7 +85,7 @@ def fit_rates(
     return GemmRates(
         peak_flops_per_s, bandwidth_bytes_per_s, cores, in_bytes, out_bytes,
         fit.rate, fit.tile, fit.memory, fit.memory_half, fit.launch, fit.l2, fit.ramp, fit.splitk, fit.droop,
-        (fit.provenance.label,),
+        nodes(fit.surface), (fit.provenance.label,),
     )  # fmt: skip
 
 
@@ -120,22 +127,42 @@ def gemm_seconds(m: Numeric, n: Numeric, k: Numeric, batch: Numeric, rates: Gemm
         l2      = in k tm tn T (1/tm + 1/tn) / (l2 bandwidth)       operand tiles read through the cache
         memory  = (bytes + memory_half) / (memory bandwidth)
         work    = (compute^4 + l2^4 + memory^4)^(1/4)               softened maximum
-        t       = launch + work (1 + droop work / (work + 1 ms))
+        t       = (launch + work (1 + droop work / (work + 1 ms))) x surface(m batch, n, k)
 
-    and the fastest tile wins. ``droop`` is what long kernels lose: the clock under the power cap, operands
-    that no longer meet in the cache. The step that dominates hides most of the others; the fourth power was
-    as good as any exponent between 3 and 5 on measured shapes.
+    and the fastest tile wins; ``surface`` is the fitted correction (`ridgeline.timing.surface`), which never leads
+    below the bound. ``droop`` is what long kernels lose: the clock under the power cap, operands that no longer
+    meet in the cache. The step that dominates hides most of the others; the fourth power was as good as any
+    exponent between 3 and 5 on measured shapes.
 
     Args:
         m, n, k, batch: sizes, floats or arrays that broadcast with each other and with ``rates``; at least 1
             (they need not be whole: an average expert may have 3.7 rows).
         rates: hardware and fit, `gemm_rates` or `fit_rates`.
 
-    Valid range: shapes with n and k from 128; measured up to 65,536. More work never takes less time.
-    Sizes below 1 have no meaning and are not checked here.
+    Valid range: measured from m = 1, n and k = 32 up to 65,536. More work takes less time only where a measured
+    kernel does so between nodes of the surface, by a few per cent. Sizes below 1 have no meaning and are not
+    checked here.
 
     Reference: tiles, waves and split-K as in NVIDIA, "Matrix Multiplication Background User's Guide".
     """
+    seconds = corrected_seconds(m, n, k, batch, rates)
+    # small operands stay in the cache between the repeats of a benchmark, not between the kernels of a step
+    return (
+        seconds if rates.surface is None else np.maximum(seconds, gemm_bound_seconds(m, n, k, batch, rates))
+    )
+
+
+def corrected_seconds(m: Numeric, n: Numeric, k: Numeric, batch: Numeric, rates: GemmRates) -> Array:
+    """`gemm_seconds` as a benchmark times it, which may be less than the bound of the memory [s]."""
+    seconds = formula_seconds(m, n, k, batch, rates)
+    if rates.surface is None:
+        return seconds
+    rows = np.asarray(m, dtype=np.float64) * batch
+    return np.asarray(seconds * factor(SURFACE, rates.surface, (rows, n, k)))
+
+
+def formula_seconds(m: Numeric, n: Numeric, k: Numeric, batch: Numeric, rates: GemmRates) -> Array:
+    """`gemm_seconds` without the surface [s]."""
     m, n, k, batch = (np.asarray(size, dtype=np.float64) for size in (m, n, k, batch))
     shape = np.broadcast_shapes(m.shape, n.shape, k.shape, batch.shape, np.shape(rates.rate))
     products = m * n * batch

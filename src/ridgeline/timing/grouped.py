@@ -8,10 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ridgeline.facts.chip import Chip
-from ridgeline.facts.kernel_calibration import GroupedFit, KernelCalibration
+from ridgeline.facts.kernel_calibration import GroupedFit, KernelSet
 from ridgeline.facts.observation import Label
-from ridgeline.timing.gemm import GemmRates, gemm_bound_seconds, gemm_rates, gemm_seconds
+from ridgeline.timing.gemm import GemmRates, formula_seconds, gemm_bound_seconds, gemm_rates, gemm_seconds
 from ridgeline.timing.rates import Array, Numeric, column, resolve, worst
+from ridgeline.timing.surface import count, factor, knots, nodes, stacked
+
+#: Nodes of the correction: rows of an active expert, active experts, columns, depth.
+SURFACE = knots((0, 2, 4, 6, 8, 11, 15), (0, 3, 6.5, 9.8), (4, 7, 9, 11, 15), (4, 7, 9, 11, 15))
 
 
 class GroupedRates(NamedTuple):
@@ -21,11 +25,12 @@ class GroupedRates(NamedTuple):
     rate: Numeric
     padding: Numeric
     launch: Numeric
+    surface: Array | None = None  # nodes on `SURFACE`, the last axis
     labels: tuple[Label, ...] = ()  # one per operator
 
 
 def grouped_rates(
-    chip: Chip, kernels: KernelCalibration, formats: Sequence[str], out_bytes: float = 2.0
+    chip: Chip, kernels: KernelSet, formats: Sequence[str], out_bytes: float = 2.0
 ) -> GroupedRates:
     """Stack hardware and fits for operators of the given formats; every field is ``[len(formats), 1]``."""
     gemm = gemm_rates(chip, kernels, formats, out_bytes)
@@ -35,13 +40,14 @@ def grouped_rates(
         rate=column([fit.rate for fit, _ in found]),
         padding=column([fit.padding for fit, _ in found]),
         launch=column([fit.launch for fit, _ in found]),
+        surface=stacked([nodes(fit.surface) for fit, _ in found], count(SURFACE)),
         labels=tuple(worst(label, dense) for (_, label), dense in zip(found, gemm.labels, strict=True)),
     )
 
 
 def fit_rates(gemm: GemmRates, fit: GroupedFit) -> GroupedRates:
     """Rates of one grouped fit on top of dense rates."""
-    return GroupedRates(gemm, fit.rate, fit.padding, fit.launch, (fit.provenance.label,))
+    return GroupedRates(gemm, fit.rate, fit.padding, fit.launch, nodes(fit.surface), (fit.provenance.label,))
 
 
 def active_experts(rows: Numeric, experts: Numeric) -> Array:
@@ -74,7 +80,7 @@ def grouped_seconds(
 
     The dense formula (`ridgeline.timing.gemm.gemm_seconds`) with ``m`` = rows per active expert and ``batch``
     = active experts, its matrix rate times ``rate`` and ``padding`` rows more per expert: groups are aligned
-    before they are multiplied.
+    before they are multiplied. The dense correction surface does not apply; a grouped one may.
 
     Args:
         rows: routed rows on this rank, all experts together (tokens x topk / ep when balanced); at least 1.
@@ -88,4 +94,11 @@ def grouped_seconds(
     rows = np.asarray(rows, dtype=np.float64) * imbalance
     busy = active_experts(rows, experts) if active is None else np.asarray(active, dtype=np.float64)
     dense = rates.gemm._replace(rate=rates.gemm.rate * rates.rate, launch=rates.launch)
-    return gemm_seconds(rows / busy + rates.padding, n, k, busy, dense)
+    seconds = formula_seconds(rows / busy + rates.padding, n, k, busy, dense)
+    if rates.surface is None:
+        return seconds
+    seconds = seconds * factor(SURFACE, rates.surface, (rows / busy, busy, n, k))
+    # Layers were timed whole: what a surface gives to the products alone must not make them faster than one
+    # product of all rows with one expert's weights, nor than their bytes.
+    whole = gemm_seconds(rows, n, k, 1.0, rates.gemm)
+    return np.maximum(seconds, np.maximum(whole, gemm_bound_seconds(rows / busy, n, k, busy, rates.gemm)))

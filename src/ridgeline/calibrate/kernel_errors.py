@@ -1,0 +1,110 @@
+"""Errors of shipped kernel fits on shapes held out of them, and what they are meant to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ridgeline.calibrate.markdown import percent, table
+from ridgeline.facts import catalog
+from ridgeline.facts.kernel_calibration import KernelSet, Provenance
+
+#: Parts of a calibration and the operators that `validate` calls them.
+OPS = {
+    "gemm": "gemm", "attention": "attention_prefill", "decode": "attention_decode", "latent": "mla_prefill",
+    "latent_decode": "mla_decode", "grouped": "moe",
+}  # fmt: skip
+#: Median and P90 that a fit is meant to keep within.
+TARGETS = {
+    "gemm": (0.04, 0.12), "attention_prefill": (0.05, 0.15), "attention_decode": (0.05, 0.15),
+    "mla_prefill": (0.06, 0.18), "mla_decode": (0.06, 0.18), "moe": (0.07, 0.22), "moe_skewed": (0.07, 0.22),
+}  # fmt: skip
+#: Where the nearest timed shapes are further off than the target, a fit may be this much worse than they.
+ABOVE_NEAREST = 1.3
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One fit: operator, chip, format and library, with its provenance."""
+
+    op: str
+    chip: str
+    format: str
+    library: str
+    provenance: Provenance
+
+    @property
+    def misses(self) -> str:
+        """What it misses of median and P90, in words; empty where it keeps both."""
+        found = self.provenance
+        floors = (found.nearest_median_abs_err, found.nearest_p90_abs_err)
+        errors = (found.median_abs_err, found.p90_abs_err)
+        missed = [
+            name
+            for name, error, target, floor in zip(
+                ("median", "P90"), errors, TARGETS[self.op], floors, strict=True
+            )
+            if error is not None and error > max(target, ABOVE_NEAREST * (floor or 0.0))
+        ]
+        return " and ".join(missed)
+
+
+def held(chip: str, own: KernelSet, others: Mapping[str, KernelSet]) -> Iterator[Held]:
+    """Every fit of a chip that has an error, its own first."""
+    for library, fits in (("", own), *others.items()):
+        for part, op in OPS.items():
+            for name, fit in getattr(fits, part).items():
+                speaks = fit.provenance.library or library or "(transferred)"
+                yield Held(op, chip, name, speaks, fit.provenance)
+                skewed: Provenance | None = getattr(fit, "skewed_provenance", None)
+                if skewed is not None:
+                    yield Held(f"{op}_skewed", chip, name, speaks, skewed)
+
+
+def shipped(chip: str) -> list[Held]:
+    """Fits of the catalog for one chip."""
+    return list(held(chip, catalog.calibration(chip).kernels, catalog.libraries(chip)))
+
+
+def kernel_errors() -> str:
+    """The part of the accuracy page on kernels: errors by operator and chip, and every target missed."""
+    found = [
+        one
+        for chip in catalog.names("libraries")
+        for one in shipped(chip)
+        if one.provenance.median_abs_err is not None
+    ]
+    chips = sorted({one.chip for one in found})
+    rows = []
+    for op, (median, ninth) in TARGETS.items():
+        cells = [op, f"{median:.0%} / {ninth:.0%}"]
+        for chip in chips:
+            ours = [one for one in found if (one.op, one.chip) == (op, chip)]
+            medians = [one.provenance.median_abs_err or 0.0 for one in ours]
+            kept = sum(not one.misses for one in ours)
+            cells.append(f"{percent(float(np.median(medians)))} ({kept} of {len(ours)})" if ours else "")
+        rows.append(cells)
+    missed = [
+        [
+            one.op, one.chip, one.format, one.library, str(one.provenance.rows),
+            percent(one.provenance.median_abs_err), percent(one.provenance.p90_abs_err),
+            percent(one.provenance.nearest_median_abs_err), one.misses,
+        ]
+        for one in sorted(found, key=lambda one: (list(TARGETS).index(one.op), one.chip, one.format))
+        if one.misses
+    ]  # fmt: skip
+    headers = ["operator", "chip", "format", "library", "rows", "median", "P90", "nearest shapes", "missed"]
+    return f"""Kernels: a fit per chip, number format and library on seven of ten shapes, errors on the other three.
+A cell is the median of the fits' median errors, and how many of them keep the target of median and P90. A product whose
+three nearest timed shapes, scaled by the roofline, are further off than the target may be {ABOVE_NEAREST} times that.
+Fits, {len(found)} in all: {len(found) - len(missed)} keep their targets.
+
+{table(["operator", "target", *chips], rows)}
+
+The {len(missed)} that do not. Expert layers: whole sweeps of some libraries run three to four times slower than the
+same layer with more experts on a rank, as an engine does that falls back to an untuned kernel; no size tells which.
+Decode: engines switch between kernels by rules of their own (split keys, tiles of query heads) between two nodes.
+
+{table(headers, missed)}"""
