@@ -14,12 +14,9 @@ from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.kernel_calibration import Provenance, StreamFit
 from ridgeline.facts.observation import Label
 from ridgeline.timing.attention import attention_rates, attention_seconds
-from ridgeline.timing.collectives import Kind as Collective
-from ridgeline.timing.collectives import collective_seconds
 from ridgeline.timing.gemm import gemm_rates, gemm_seconds
 from ridgeline.timing.grouped import grouped_rates, grouped_seconds
 from ridgeline.timing.rates import resolve, worst
-from ridgeline.timing.topology import place
 
 Array = NDArray[np.float64]
 Rows = Mapping[str, Array]
@@ -31,11 +28,6 @@ FORMATS = {
 }  # fmt: skip
 #: Formats whose timed call also quantises the activation, in a kernel of its own.
 QUANTISED = ("fp8", "fp8-block", "nvfp4", "mxfp8", "mxfp4")
-COLLECTIVES: dict[str, Collective] = {
-    "all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter",
-    "alltoall": "all_to_all", "all_to_all": "all_to_all",
-}  # fmt: skip
-VALUE_BYTES = {"half": 2.0, "bfloat16": 2.0, "float16": 2.0, "float": 4.0, "float32": 4.0, "int8": 1.0}
 #: The formulas speak of products at least this wide and of prompts at least this long.
 NARROWEST = 128
 WIDEST_HEAD = 256
@@ -154,33 +146,6 @@ def _moe_mask(rows: Rows) -> NDArray[np.bool_]:
     return np.asarray((ranks >= 1) & (rows["moe_tp_size"] >= 1) & enough)
 
 
-def _collective(words: Mapping[str, str], rows: Rows, machine: Machine) -> tuple[Array, Label, Provenance]:
-    kind, dtype = COLLECTIVES[words["op_name"]], words["nccl_dtype"]
-    links = machine.calibration.links
-    ranks, where = np.unique(rows["num_gpus"], return_inverse=True)
-    size = rows["message_size"] * VALUE_BYTES[dtype]
-    seconds = np.empty_like(size)
-    in_network = dtype != "int8"  # switches add half precision, not bytes
-    for i, count in enumerate(ranks):
-        chosen = where.reshape(-1) == i
-        placement = place(np.array([count]), np.array([1.0]), machine.cluster)
-        seconds[chosen] = collective_seconds(
-            kind, size[chosen], placement, machine.cluster, links, in_network=in_network
-        )
-    reduces = kind == "all_reduce" and in_network and machine.cluster.tiers[0].in_network_reduction
-    keys = (kind, "all_reduce_in_network") if reduces else (kind,)
-    found = [links.scale_up[key].provenance for key in keys if key in links.scale_up]
-    if not found:  # priced with another collective's regimes
-        return seconds, Label.TRANSFERRED, next(iter(links.scale_up.values())).provenance
-    return seconds, worst(*(one.label for one in found)), found[0]
-
-
-def _collective_reason(words: Mapping[str, str]) -> str | None:
-    if words["op_name"] not in COLLECTIVES:
-        return f"collective '{words['op_name']}' is not modelled"
-    return None if words["nccl_dtype"] in VALUE_BYTES else f"type '{words['nccl_dtype']}' has no known size"
-
-
 def _attention_table(op: str, shortest: int) -> Kind:
     limits = (
         f"sliding window, head above {WIDEST_HEAD} or prompt below {shortest}, outside the formula's range"
@@ -212,14 +177,8 @@ KINDS: dict[str, Kind] = {
         ),
         _moe,
     ),
-    "collective": Kind(
-        ("op_name", "nccl_dtype"), ("num_gpus", "message_size"), _collective_reason,
-        lambda rows: np.asarray((rows["num_gpus"] >= 2) & (rows["message_size"] > 0)),
-        "one GPU or no bytes",
-        lambda words: (COLLECTIVES[words["op_name"]], words["nccl_dtype"]), _collective,
-    ),
 }  # fmt: skip
 #: The column that tells the kind.
 MARKS = {
-    "gemm_dtype": "gemm", "attn_dtype": "attention_prefill", "moe_dtype": "moe", "nccl_dtype": "collective",
+    "gemm_dtype": "gemm", "attn_dtype": "attention_prefill", "moe_dtype": "moe",
 }  # fmt: skip

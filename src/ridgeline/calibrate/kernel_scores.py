@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.calibrate.kernel_kinds import KINDS, MARKS, Array, Kind, Machine
+from ridgeline.calibrate.kernel_kinds import Array, Kind, Machine
+from ridgeline.calibrate.link_kinds import KINDS, MARKS, unfold
 from ridgeline.calibrate.tables import CHIPS
 from ridgeline.facts import catalog
 from ridgeline.facts.kernel_calibration import Provenance
@@ -158,9 +159,13 @@ def _open(path: Path) -> Any:
     with path.open("rb"):  # a missing or forbidden file says so in the system's own words
         pass
     try:
-        return parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path)
     except (ValueError, OSError) as error:
         raise TableError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
+    try:
+        return unfold(file)
+    except ValueError as error:
+        raise TableError(f"{path}: {error}") from None
 
 
 # Rows
