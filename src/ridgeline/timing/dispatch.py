@@ -57,7 +57,7 @@ def dispatch_seconds(
         tokens: tokens of one rank [1], float or array [plans].
         hidden_bytes: bytes of one token in its format, scales included [B] (7168 * 1.03125 for block fp8).
         topk: experts per token [1].
-        placement: the expert-parallel group.
+        placement: the expert-parallel group; arrays of all but ``tokens`` have its shape.
         cluster: the machine.
         links: fitted coefficients of the chip.
         node_limit: most nodes a token may go to; None = no limit.
