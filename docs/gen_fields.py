@@ -61,6 +61,7 @@ GROUPS: tuple[tuple[str, tuple[type[Spec], ...]], ...] = (
             kernel_calibration.EnergyFit,
             link_calibration.LinkCalibration,
             link_calibration.LinkFit,
+            link_calibration.CoreFit,
             kernel_calibration.Provenance,
         ),
     ),

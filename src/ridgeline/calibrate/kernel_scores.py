@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.calibrate.kernel_kinds import DECODES, KINDS, MARKS, Array, Kind, Machine
+from ridgeline.calibrate.kernel_kinds import DECODES, Array, Kind, Machine
+from ridgeline.calibrate.link_kinds import KINDS, MARKS, unfold
 from ridgeline.calibrate.tables import CHIPS, TIMED
 from ridgeline.facts import catalog
 from ridgeline.facts.kernel_calibration import Provenance
@@ -165,9 +166,13 @@ def _open(path: Path) -> Any:
     with path.open("rb"):  # a missing or forbidden file says so in the system's own words
         pass
     try:
-        return parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path)
     except (ValueError, OSError) as error:
         raise TableError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
+    try:
+        return unfold(file)
+    except ValueError as error:
+        raise TableError(f"{path}: {error}") from None
 
 
 # Rows
@@ -256,8 +261,10 @@ def _score(
 
 
 def _same_library(provenance: Provenance, words: Mapping[str, str]) -> bool:
-    nccl = words["framework"] == "nccl" and "NCCL" in provenance.source
-    return nccl or provenance.library == f"{words['framework']}/{words['kernel_source']}"
+    kernel, framework = words["kernel_source"], words["framework"]
+    nccl = framework == "nccl" and "NCCL" in provenance.source  # links name their library in the source
+    named = provenance.library or ""
+    return nccl or named == f"{framework}/{kernel}" or f"{kernel} of {framework} " in provenance.source
 
 
 def _machine(table_chip: str, lent: bool) -> Machine | str:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ridgeline.facts import catalog
+from ridgeline.facts.link_calibration import ENGINES
 from ridgeline.timing.topology import FloatArray
 
 #: Names of chips in the tables -> names in the catalog.
@@ -21,12 +23,37 @@ _OPS = {
     "alltoall": "all_to_all",
 }  # fmt: skip
 _NCCL_BYTES = {"half": 2.0, "int8": 1.0}
-#: Engines lend dispatch kernels a fixed number of SMs; the usual one is the largest measured.
-EXPERT_SMS = 24
 #: Block-scaled fp8: one fp32 scale for 128 values; results return in bf16.
-_DISPATCH_BYTES, _COMBINE_BYTES = 1.0 + 4.0 / 128.0, 2.0
-#: Ranks of the expert-dispatch runs: all chips of one node.
-_NODE_RANKS = {"gb200": 4.0}
+DISPATCH_BYTES, COMBINE_BYTES = 1.0 + 4.0 / 128.0, 2.0
+_ENGINE_BYTES = 2.0  # bf16
+#: Columns that must be above 0.
+_TIMES = (
+    "latency", "dispatch_transmit_us", "combine_transmit_us", "dispatch_avg_t_us", "combine_avg_t_us",
+)  # fmt: skip
+_COUNTS = (
+    "num_gpus", "message_size", "num_token", "hidden_size", "num_topk", "num_experts", "dispatch_sms", "combine_sms",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What rows of dispatch and combine say beside their size, arrays [rows].
+
+    Attributes:
+        topk: experts per token.
+        row_bytes: bytes of one token.
+        cores: cores lent to the kernel; low latency: of the chip.
+        experts: routed experts, of low-latency kernels; 0 for others.
+    """
+
+    topk: FloatArray
+    row_bytes: FloatArray
+    cores: FloatArray
+    experts: FloatArray
+
+    def take(self, rows: Any) -> Routing:
+        """The rows picked by an index."""
+        return Routing(self.topk[rows], self.row_bytes[rows], self.cores[rows], self.experts[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +66,7 @@ class Samples:
         size_bytes: bytes by the convention of `ridgeline.timing.collectives`; for experts, a rank's tokens.
         seconds: measured time.
         source: table, library and version.
-        topk: experts per token, for dispatch and combine.
+        routing: for dispatch and combine.
     """
 
     key: str
@@ -47,7 +74,7 @@ class Samples:
     size_bytes: FloatArray
     seconds: FloatArray
     source: str
-    topk: FloatArray | None = None
+    routing: Routing | None = None
 
     def take(self, rows: Any) -> Samples:
         """The rows picked by a boolean or integer index."""
@@ -56,13 +83,23 @@ class Samples:
             ranks=self.ranks[rows],
             size_bytes=self.size_bytes[rows],
             seconds=self.seconds[rows],
-            topk=None if self.topk is None else self.topk[rows],
+            routing=None if self.routing is None else self.routing.take(rows),
         )
+
+    def shapes(self) -> FloatArray:
+        """What tells rows apart beside the cores lent [rows, columns]: repeats are held out together."""
+        more = (
+            [] if self.routing is None else [self.routing.topk, self.routing.row_bytes, self.routing.experts]
+        )
+        return np.stack([self.ranks, self.size_bytes, *more], axis=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Achieved share of NIC bandwidth of collectives over whole nodes, arrays [rows]."""
+    """Achieved share of link bandwidth of collectives over whole nodes, arrays [rows].
+
+    Of the NICs; of the links inside a node where ``inside`` says that they bind, and for a single node.
+    """
 
     key: str
     nodes: FloatArray
@@ -70,6 +107,12 @@ class Shares:
     size_bytes: FloatArray
     share: FloatArray
     source: str
+    inside: bool = False
+
+    def take(self, rows: Any) -> Shares:
+        """The rows picked by a boolean or integer index."""
+        names = ("nodes", "ranks_per_node", "size_bytes", "share")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
 
 def read_table(path: Path) -> dict[str, list[Samples]]:
@@ -87,20 +130,48 @@ def read_table(path: Path) -> dict[str, list[Samples]]:
     reader = next((read for column, read in _READERS.items() if column in columns), None)
     if reader is None:
         raise ValueError(f"{path}: no column of {', '.join(_READERS)}; is it a table of collectives?")
+    _check(path, columns)
     found: dict[str, list[Samples]] = {}
-    for name in sorted(set(columns["chip"]) & set(CHIPS)):
+    for name in sorted(set(columns["chip"])):
+        known = CHIPS.get(name, name)
+        if catalog.entry_path("chips", known) is None:
+            continue
         rows = {key: values[columns["chip"] == name] for key, values in columns.items()}
-        found[CHIPS[name]] = reader(rows, name, path.name)
+        found[known] = reader(rows, known, f"{path.name}, {{}}, {name}")
+    if not found:
+        raise ValueError(
+            f"{path}: column chip = '{columns['chip'][0]}' is not in the catalog, choose one of "
+            f"{', '.join([*CHIPS, *catalog.names('chips')])}"
+        )
     return found
 
 
-def _collectives(rows: dict[str, Any], chip: str, table: str) -> list[Samples]:
+def _check(path: Path, columns: dict[str, Any]) -> None:
+    """One message for the first value that cannot be fitted on."""
+    for name in (*_TIMES, *_COUNTS):
+        values = columns.get(name)
+        if values is None:
+            continue
+        if values.dtype.kind not in "fiu":
+            raise ValueError(f"{path}: column {name} = {values[0]!r} must hold numbers")
+        bad = ~(np.isfinite(values.astype(np.float64)) & (values > 0))
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise ValueError(f"{path}: column {name} = {values[row]} in row {row + 1} must be above 0")
+    for name, choices in (("nccl_dtype", _NCCL_BYTES), ("op_name", _OPS)):
+        unknown = (
+            sorted(set(columns[name]) - set(choices)) if name in columns and "nccl_dtype" in columns else []
+        )
+        if unknown:
+            raise ValueError(f"{path}: column {name} = '{unknown[0]}', choose one of {', '.join(choices)}")
+
+
+def _collectives(rows: dict[str, Any], _: str, source: str) -> list[Samples]:
     """NCCL rows. Switches add half precision, so full nodes reduce it in-network; int8 shows the rings."""
     size = rows["message_size"] * np.array([_NCCL_BYTES[name] for name in rows["nccl_dtype"]])
     nccl = rows["framework"] == "nccl"
     adds_in_switch = (rows["nccl_dtype"] == "half") & (rows["num_gpus"] >= 8)
-    versions = "/".join(sorted(set(rows["version"][nccl])))
-    source = f"{table}, NCCL {versions}, {chip}, 2-8 GPUs"
+    source = source.format("NCCL " + "/".join(sorted(set(rows["version"][nccl])))) + ", 2-8 GPUs"
     found = []
     for op, key in _OPS.items():
         chosen = nccl & (rows["op_name"] == op)
@@ -111,36 +182,51 @@ def _collectives(rows: dict[str, Any], chip: str, table: str) -> list[Samples]:
     return found
 
 
-def _engine_kernels(rows: dict[str, Any], chip: str, table: str) -> list[Samples]:
-    """Engine all-reduce in graphs: the median library of each (ranks, size)."""
-    graph = rows["timing_mode"] == "graph"
-    keys = np.stack([rows["num_gpus"][graph], rows["message_size"][graph]], axis=1).astype(np.float64)
-    unique, index = np.unique(keys, axis=0, return_inverse=True)
-    latency = rows["latency"][graph]
-    middle = np.array([np.median(latency[index.reshape(-1) == i]) for i in range(len(unique))])
-    libraries = ", ".join(sorted(set(rows["framework"][graph])))
-    source = f"{table}, median of {libraries} in graphs, {chip}"
-    return [Samples("all_reduce_engine", unique[:, 0], unique[:, 1] * 2.0, middle * 1e-3, source)]
+def _engine_kernels(rows: dict[str, Any], _: str, source: str) -> list[Samples]:
+    """All-reduce of each engine, launched in graphs; eager rows time the host."""
+    size, graph = rows["message_size"] * _ENGINE_BYTES, rows["timing_mode"] == "graph"
+    found = []
+    for engine in ENGINES:
+        chosen = graph & (rows["framework"] == engine)
+        if chosen.any():
+            kernels, versions = (
+                "/".join(sorted(set(rows[name][chosen]))) for name in ("kernel_source", "version")
+            )
+            found.append(
+                _samples(
+                    f"all_reduce_{engine}",
+                    rows,
+                    size,
+                    chosen,
+                    source.format(f"{kernels} of {engine} {versions}"),
+                )
+            )
+    return found
 
 
-def _expert_kernels(rows: dict[str, Any], chip: str, table: str) -> list[Samples]:
-    """DeepEP inside one node: high throughput with a fixed number of SMs, or low latency."""
+def _expert_kernels(rows: dict[str, Any], chip: str, source: str) -> list[Samples]:
+    """DeepEP inside one node: high throughput on the SMs lent, or low latency on a core for each expert."""
     low = "dispatch_avg_t_us" in rows
-    # With one or two experts a rank the low-latency kernel leaves most of its cores idle: another regime.
-    chosen = rows["num_experts"] >= 64 if low else rows["dispatch_sms"] == EXPERT_SMS
     suffix, column = ("_low_latency", "avg_t_us") if low else ("", "transmit_us")
-    note = "" if low else f", {EXPERT_SMS} SMs"
-    source = f"{table}, DeepEP in SGLang {rows['version'][0]}, {chip}, one node{note}"
-    values = rows["num_token"].astype(np.float64) * rows["hidden_size"]
-    ranks = np.full(values.shape, _NODE_RANKS.get(chip, 8.0))
-    return [
-        Samples(
-            f"{name}{suffix}", ranks[chosen], (values * per_value)[chosen],
-            rows[f"{name}_{column}"][chosen].astype(np.float64) * 1e-6, source,
-            rows["num_topk"][chosen].astype(np.float64),
+    kernel, framework, version = (rows[name][0] for name in ("kernel_source", "framework", "version"))
+    source = source.format(f"{kernel} of {framework} {version}") + ", one node"
+    inside = rows["node_num"] == 1 if "node_num" in rows else np.ones(len(rows["chip"]), dtype=np.bool_)
+    rows = {name: values[inside] for name, values in rows.items()}
+    tokens, hidden, topk, experts = (
+        rows[name].astype(np.float64) for name in ("num_token", "hidden_size", "num_topk", "num_experts")
+    )
+    ranks = np.full(tokens.shape, float(catalog.cluster_for(chip).chips_per_node))
+    found = []
+    for name, per_value in (("dispatch", DISPATCH_BYTES), ("combine", COMBINE_BYTES)):
+        row = hidden * per_value
+        routing = (
+            Routing(topk, row, np.full(tokens.shape, float(catalog.chip(chip).cores)), experts)
+            if low
+            else Routing(topk, row, rows[f"{name}_sms"].astype(np.float64), np.zeros_like(tokens))
         )
-        for name, per_value in (("dispatch", _DISPATCH_BYTES), ("combine", _COMBINE_BYTES))
-    ]  # fmt: skip
+        seconds = rows[f"{name}_{column}"].astype(np.float64) * 1e-6
+        found.append(Samples(f"{name}{suffix}", ranks, tokens * row, seconds, source, routing))
+    return found
 
 
 _READERS = {
@@ -154,46 +240,71 @@ def _samples(key: str, rows: dict[str, Any], size: FloatArray, chosen: Any, sour
     return Samples(key, ranks, size[chosen], rows["latency"][chosen].astype(np.float64) * 1e-3, source)
 
 
+#: Collective of a log, as the name of its file tells.
+_LOGS = {
+    "allgather": "all_gather", "allreduce": "all_reduce", "alltoall": "all_to_all",
+    "reducescatter": "reduce_scatter",
+}  # fmt: skip
+
+
 def read_log(path: Path) -> Samples:
     """Samples from the text that nccl-tests print (out-of-place columns; sizes of zero are left out).
 
     Raises:
         ValueError: no result rows, or not a collective that is modelled.
     """
-    names = {"allgather": "all_gather", "allreduce": "all_reduce", "alltoall": "all_to_all",
-             "reducescatter": "reduce_scatter"}  # fmt: skip
-    key = next((key for name, key in names.items() if name in path.stem.lower()), None)
+    name = path.stem.lower().replace("_", "").replace("-", "")
+    key = next((key for word, key in _LOGS.items() if word in name), None)
     if key is None:
-        raise ValueError(f"{path}: the file name tells no collective, expected one of {', '.join(names)}")
-    text = path.read_text().splitlines()
-    ranks = sum(1 for line in text if line.startswith("#") and " Rank " in line)
+        raise ValueError(f"{path}: the file name tells no collective, expected one of {', '.join(_LOGS)}")
+    text = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    devices = [line for line in text if line.startswith("#") and " Rank " in line]
     rows = [line.split() for line in text if line.strip()[:1].isdigit()]
-    # The redop column may be absent or empty: count from the end, where two sets of four columns stand.
-    pairs = [(float(row[0]), float(row[-8])) for row in rows if len(row) >= 11 and float(row[0]) > 0]
-    if not pairs:
-        raise ValueError(f"{path}: no rows of results as nccl-tests print them")
+    try:
+        # The redop column may be absent or empty: count from the end, where two sets of four columns stand.
+        pairs = [(float(row[0]), float(row[-8])) for row in rows if len(row) >= 11 and float(row[0]) > 0]
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: a row of results holds no number where nccl-tests print one ({error})"
+        ) from None
+    if not pairs or not devices:
+        raise ValueError(f"{path}: no devices or rows of results as nccl-tests print them")
     size, micros = np.array(pairs).T
-    return Samples(key, np.full(size.shape, float(ranks)), size, micros * 1e-6, f"nccl-tests log {path.name}")
+    device = devices[0].rsplit("]", 1)[-1].strip()
+    return Samples(key, np.full(size.shape, float(len(devices))), size, micros * 1e-6, device)
 
 
 #: Columns of the shares tables -> (nodes, ranks per node); "Multi" groups have one rank in each node.
 _NODES = {f"{nodes}Node-{8 * nodes}GPU": (nodes, 8) for nodes in (2, 4, 8, 16, 32, 64, 128)} | {
-    "Multi 16": (16, 1), "Multi 32": (32, 1), "Muiti 64": (64, 1),
+    "1 Node": (1, 8), "Multi 16": (16, 1), "Multi 32": (32, 1), "Muiti 64": (64, 1), "Multi 64": (64, 1),
 }  # fmt: skip
 
 
+def is_shares(path: Path) -> bool:
+    """Whether the first line of a CSV file is that of shares by size and node count."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        header = file.readline().split(",")
+    return header[0].strip().lower() == "size" and any(_column(name) in _NODES for name in header)
+
+
+def _column(name: str) -> str:
+    return name.split("(")[0].strip()
+
+
 def read_shares(path: Path) -> Shares:
-    """Achieved shares by message size and node count; the collective follows from the file's name.
+    """Achieved shares by message size and node count; collective and link follow from the file's name.
+
+    ``ata*`` are all-to-all; ``nvlink*`` are rings on machines whose NICs together outrun the links inside a node.
 
     Raises:
-        ValueError: no column of a node count.
+        ValueError: no column of a node count, or a cell is no positive number.
     """
     with path.open(newline="") as file:
         lines = list(csv.reader(file))
-    header = [name.split("(")[0].strip() for name in lines[0]]
+    header = [_column(name) for name in lines[0]] if lines else []
     rows = [
-        (float(line[0]), *_NODES[name], float(cell))
-        for line in lines[1:]
+        (_number(path, index, "Size", line[0]), *_NODES[name], _number(path, index, name, cell))
+        for index, line in enumerate(lines[1:], 2)
         for name, cell in zip(header, line, strict=False)
         if name in _NODES and cell
     ]
@@ -201,4 +312,15 @@ def read_shares(path: Path) -> Shares:
         raise ValueError(f"{path}: no columns of node counts, expected some of {', '.join(_NODES)}")
     size, nodes, ranks, share = np.array(rows).T
     key = "all_to_all" if path.stem.startswith("ata") else "all_gather"
-    return Shares(key, nodes, ranks, size, share, f"{path.name} of SimAI, 2-128 nodes")
+    inside = path.stem.startswith("nvlink")
+    return Shares(key, nodes, ranks, size, share, f"{path.name} of SimAI, 2-128 nodes", inside)
+
+
+def _number(path: Path, line: int, column: str, cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = 0.0
+    if not (np.isfinite(value) and value > 0.0):
+        raise ValueError(f"{path}: line {line}, column {column} = '{cell}' must be a number above 0")
+    return value

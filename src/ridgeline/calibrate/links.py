@@ -1,38 +1,34 @@
 """Fit the collectives of a chip's links: measured latencies -> `LinkCalibration` files.
 
-    python -m ridgeline.calibrate.links FILES --out DIR
-
-FILES are parquet tables of collectives inside one scale-up domain and CSV tables of shares between nodes (see
-`ridgeline.calibrate.link_tables`). Three of ten sizes are held out of each fit and give its errors.
+Tables of collectives inside one scale-up domain and of shares between nodes: see `ridgeline.calibrate.link_tables`.
+Three of ten sizes are held out of each fit and give its errors.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from scipy.optimize import least_squares
 
-from ridgeline.calibrate.link_tables import Samples, read_shares, read_table
+from ridgeline.calibrate import expert_links
+from ridgeline.calibrate.link_tables import Samples, Shares
 from ridgeline.calibrate.scale_out import scale_out_fits
 from ridgeline.facts import catalog
 from ridgeline.facts.chip import Chip, Cluster, Tier
 from ridgeline.facts.kernel_calibration import Provenance
-from ridgeline.facts.link_calibration import LinkCalibration, LinkFit, Regime
+from ridgeline.facts.link_calibration import ENGINES, CoreFit, LinkCalibration, LinkFit, Regime
 from ridgeline.facts.observation import Label
 from ridgeline.timing.collectives import Kind, algorithms
 from ridgeline.timing.dispatch import dispatch_traffic
-from ridgeline.timing.tariff import Traffic
+from ridgeline.timing.tariff import Traffic, beyond_neighbour
 from ridgeline.timing.topology import FloatArray, place
 
 HELD_OUT = 0.3
-REGIMES = 3
+REGIMES = 4
 FEWEST_ROWS = 12
 #: In-network reduction wins only on large buffers; below, its rows are those of rings.
 IN_NETWORK_BYTES = 6.4e7
@@ -45,27 +41,27 @@ class Moves:
     steps: FloatArray
     sent: FloatArray
     kept: FloatArray
+    beyond: FloatArray  # share of the peers behind a host bridge
 
 
 def moves(samples: Samples, domain: int) -> list[Moves]:
     """Steps and bytes under every algorithm that `ridgeline.timing` tries, inside one ``domain`` of chips."""
     cluster = _bench(domain)
     placement = place(samples.ranks, 1, cluster)
-    if samples.topk is not None:
-        found = [dispatch_traffic(samples.key, samples.topk, placement)]
-    else:
-        key = samples.key
-        kind: Kind = "all_reduce" if key.startswith("all_reduce") else key  # type: ignore[assignment]
-        every = algorithms(kind, placement, cluster, in_network=True, engine=True)
-        found = [traffic for traffic in every if traffic.keys[0] == key]
+    key = samples.key
+    kind: Kind = "all_reduce" if key.startswith("all_reduce") else key  # type: ignore[assignment]
+    engine = key.removeprefix("all_reduce_")
+    every = algorithms(kind, placement, cluster, in_network=True, engine=engine if engine in ENGINES else "")
+    found = [traffic for traffic in every if traffic.keys[0] == key]
     # One group size cannot tell a step from the launch: the base then holds both.
     several = 1.0 if np.ptp(samples.ranks) > 0 else 0.0
-    return [_moves(traffic, samples.size_bytes, several) for traffic in found]
+    beyond = beyond_neighbour(samples.ranks)
+    return [_moves(traffic, samples.size_bytes, several, beyond) for traffic in found]
 
 
-def _moves(traffic: Traffic, size: FloatArray, several: float) -> Moves:
+def _moves(traffic: Traffic, size: FloatArray, several: float, beyond: FloatArray) -> Moves:
     copied = np.zeros_like(size) if traffic.kept is None else size * traffic.kept[0]
-    return Moves(several * traffic.steps[0], size * traffic.sent[0], copied)
+    return Moves(several * traffic.steps[0], size * traffic.sent[0], copied, beyond)
 
 
 def _bench(domain: int) -> Cluster:
@@ -81,7 +77,7 @@ def _bench(domain: int) -> Cluster:
 def seconds(parameters: FloatArray, found: Sequence[Moves], bandwidth: float) -> FloatArray:
     """The model of the fit [rows]: lower envelope over algorithms and regimes.
 
-    ``parameters`` are logarithms: copy cost, then base [s], hop [s] and share of each regime.
+    ``parameters`` are logarithms: copy cost, detour, then base [s], hop [s] and share of each regime.
     """
     return np.asarray(np.min(_each(parameters, found, bandwidth), axis=0))
 
@@ -90,25 +86,40 @@ def _each(parameters: FloatArray, found: Sequence[Moves], bandwidth: float) -> F
     values = np.exp(parameters)
     return np.array(
         [
-            base + move.steps * hop + (move.sent + values[0] * move.kept) / (share * bandwidth)
-            for base, hop, share in values[1:].reshape(-1, 3)
+            base
+            + move.steps * hop
+            + (move.sent + values[0] * move.kept) * (1.0 + values[1] * move.beyond) / (share * bandwidth)
+            for base, hop, share in values[2:].reshape(-1, 3)
             for move in found
         ]
     )
 
 
-#: Starts: base [s], hop [s] and share of the low-latency, the mixed and the simple regime.
+#: Starts: base [s], hop [s] and share of each regime: of small flags, of low latency, mixed, and of full rate.
 _STARTS = (
-    ((5e-6, 8e-7, 0.15), (8e-6, 1.2e-6, 0.45), (2.5e-5, 2.5e-6, 0.75)),
-    ((4e-6, 3e-7, 0.05), (1e-5, 8e-7, 0.3), (4e-5, 4e-6, 0.8)),
-    ((8e-6, 1.5e-6, 0.3), (2e-5, 2e-6, 0.6), (6e-5, 2e-6, 0.85)),
+    ((3e-6, 5e-7, 0.03), (5e-6, 8e-7, 0.15), (8e-6, 1.2e-6, 0.45), (2.5e-5, 2.5e-6, 0.75)),
+    ((3e-6, 5e-7, 0.03), (4e-6, 3e-7, 0.05), (1e-5, 8e-7, 0.3), (4e-5, 4e-6, 0.8)),
+    ((3e-6, 5e-7, 0.03), (8e-6, 1.5e-6, 0.3), (2e-5, 2e-6, 0.6), (6e-5, 2e-6, 0.85)),
 )
-_LOW = np.log([1e-3] + [2e-7, 1e-9, 0.002] * REGIMES)
-_HIGH = np.log([3.0] + [1e-3, 1e-4, 1.2] * REGIMES)
+#: The envelope has many local minima: as many starts again, twice, spread about these.
+_SPREAD, _AGAIN = (0.6, 0.6, 0.3), 2
 
 
-def fit(samples: Samples, bandwidth: float, domain: int, *, seed: int = 0) -> LinkFit:
+def _starts(regimes: int) -> list[FloatArray]:
+    random = np.random.default_rng(0)
+    given = [np.log(np.array(start[-regimes:])) for start in _STARTS]
+    spread = [start + random.normal(0.0, _SPREAD, start.shape) for _ in range(_AGAIN) for start in given]
+    return [np.concatenate([np.log([0.3, 0.3]), start.ravel()]) for start in [*given, *spread]]
+
+
+_LOW = np.log([1e-3, 1e-4] + [2e-7, 1e-9, 0.002] * REGIMES)
+_HIGH = np.log([3.0, 3.0] + [1e-3, 1e-4, 1.2] * REGIMES)
+
+
+def fit(samples: Samples, bandwidth: float, domain: int, *, bridged: bool = False, seed: int = 0) -> LinkFit:
     """Fit regimes to ``samples`` on a tier of ``bandwidth`` [B/s]; the errors are those of held-out sizes.
+
+    ``bridged``: chips are joined over their host (PCIe), so large groups may pay a detour.
 
     Raises:
         ValueError: fewer than 12 rows.
@@ -116,9 +127,23 @@ def fit(samples: Samples, bandwidth: float, domain: int, *, seed: int = 0) -> Li
     if samples.seconds.size < FEWEST_ROWS:
         raise ValueError(f"{samples.key}: {samples.seconds.size} rows are too few, {FEWEST_ROWS} are needed")
     held = held_out(samples, seed)
-    parameters = _solve(samples.take(~held), bandwidth, domain, REGIMES)
-    error = errors(parameters, samples.take(held), bandwidth, domain)
+    known, unseen = samples.take(~held), samples.take(held)
+    if samples.routing is not None:
+        parameters = expert_links.solve(known, bandwidth, _copies(known, domain))
+        time = expert_links.seconds(parameters, unseen, bandwidth, _copies(unseen, domain))
+        return expert_links.link_fit(
+            parameters, samples, np.abs(time / unseen.seconds - 1.0), int((~held).sum())
+        )
+    parameters = _solve(known, bandwidth, domain, REGIMES, bridged)
+    error = errors(parameters, unseen, bandwidth, domain)
     return _link_fit(parameters, samples, bandwidth, domain, error, int((~held).sum()))
+
+
+def _copies(samples: Samples, domain: int) -> FloatArray:
+    """Copies of a token that leave its rank [rows]."""
+    assert samples.routing is not None
+    placement = place(samples.ranks, 1, _bench(domain))
+    return np.asarray(dispatch_traffic(samples.key, samples.routing.topk, placement).sent[0])
 
 
 def fit_in_network(samples: Samples, bandwidth: float, domain: int) -> LinkFit:
@@ -146,24 +171,27 @@ def fit_in_network(samples: Samples, bandwidth: float, domain: int) -> LinkFit:
 
 
 def held_out(samples: Samples, seed: int) -> Any:
-    """Mask [rows] of the held-out (ranks, size) pairs; equal pairs stay together."""
-    pairs = np.stack([samples.ranks, samples.size_bytes], axis=1)
-    unique, index = np.unique(pairs, axis=0, return_inverse=True)
+    """Mask [rows] of the held-out shapes; equal ones stay together."""
+    unique, index = np.unique(samples.shapes(), axis=0, return_inverse=True)
     chosen = np.random.default_rng(seed).random(len(unique)) < HELD_OUT
     return chosen[index.reshape(-1)]
 
 
-def _solve(samples: Samples, bandwidth: float, domain: int, regimes: int) -> FloatArray:
+def _solve(
+    samples: Samples, bandwidth: float, domain: int, regimes: int, bridged: bool = False
+) -> FloatArray:
     found = moves(samples, domain)
     target = np.log(samples.seconds)
-    low, high = _LOW[: 1 + 3 * regimes], _HIGH[: 1 + 3 * regimes]
+    low, high = _LOW[: 2 + 3 * regimes], _HIGH[: 2 + 3 * regimes].copy()
+    if not bridged:
+        high[1] = low[1] + 1e-3
 
     def residual(parameters: FloatArray) -> FloatArray:
         return np.asarray(np.log(seconds(parameters, found, bandwidth)) - target)
 
     best: Any = None
-    for start in _STARTS:
-        first = np.clip(np.log([0.3, *np.ravel(start[-regimes:])]), low + 1e-6, high - 1e-6)
+    for start in _starts(regimes):
+        first = np.clip(start, low + 1e-5, high - 1e-5)
         result = least_squares(
             residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.08, max_nfev=300
         )
@@ -183,7 +211,7 @@ def _link_fit(
     found = moves(samples, domain)
     winners = np.argmin(_each(parameters, found, bandwidth), axis=0) // len(found)
     values = np.exp(parameters)
-    triples = values[1:].reshape(-1, 3)
+    triples = values[2:].reshape(-1, 3)
     # A regime that never wins on a measured row is a leftover of the search, not a finding.
     used = sorted((triples[i] for i in set(winners.tolist())), key=lambda row: float(row[2]))
     several = np.ptp(samples.ranks) > 0
@@ -199,6 +227,7 @@ def _link_fit(
             for base, hop, share in used
         ),
         copy_cost=float(f"{values[0]:.3g}") if any(np.any(move.kept > 0) for move in found) else 0.0,
+        detour=float(f"{values[1]:.3g}") if values[1] > 1e-3 else 0.0,
         provenance=Provenance(
             label=Label.FITTED, source=samples.source, rows=rows,
             median_abs_err=round(float(np.median(error)), 4),
@@ -207,9 +236,13 @@ def _link_fit(
     )  # fmt: skip
 
 
-def calibrate(chip: Chip, tables: Sequence[Samples], shares: Sequence[Path]) -> LinkCalibration:
-    """Link coefficients of ``chip``: scale-up fitted to its own rows, scale-out from shares between nodes."""
+def calibrate(chip: Chip, tables: Sequence[Samples], shares: Sequence[Shares]) -> LinkCalibration:
+    """Link coefficients of ``chip``: scale-up fitted to its own rows, scale-out from shares between nodes.
+
+    What no table speaks of keeps the coefficients of the catalog, or of a relative there.
+    """
     cluster = catalog.cluster_for(chip.name)
+    known = _known(chip)
     scale_up: dict[str, LinkFit] = {}
     for samples in tables:
         if samples.seconds.size == 0:
@@ -219,12 +252,19 @@ def calibrate(chip: Chip, tables: Sequence[Samples], shares: Sequence[Path]) -> 
                 continue
             scale_up[samples.key] = fit_in_network(samples, chip.scale_up.bandwidth, chip.scale_up.domain)
         else:
-            scale_up[samples.key] = fit(samples, chip.scale_up.bandwidth, chip.scale_up.domain)
+            scale_up[samples.key] = fit(
+                samples, chip.scale_up.bandwidth, chip.scale_up.domain, bridged=_bridged(chip)
+            )
     outer = cluster.tiers[1] if len(cluster.tiers) > 1 else cluster.tiers[0]
+    scale_out = scale_out_fits(shares)
     return LinkCalibration.model_construct(
         chip=chip.name,
-        scale_up=scale_up,
-        scale_out=scale_out_fits([read_shares(path) for path in shares]),
+        scale_up=scale_up | {key: one for key, one in known.scale_up.items() if key not in scale_up}
+        if known
+        else scale_up,
+        scale_out=(known.scale_out | {table.key: scale_out[table.key] for table in shares})
+        if known
+        else scale_out,
         scale_up_latency=cluster.tiers[0].latency,
         scale_out_latency=outer.latency,
         lossy_share=0.9,
@@ -232,21 +272,60 @@ def calibrate(chip: Chip, tables: Sequence[Samples], shares: Sequence[Path]) -> 
     )
 
 
+def _known(chip: Chip) -> LinkCalibration | None:
+    try:
+        return catalog.calibration(chip.name).links
+    except catalog.CatalogError:
+        return None
+
+
+def fit_each(tables: Mapping[str, Sequence[Samples]], shares: Sequence[Shares]) -> Iterator[LinkCalibration]:
+    """One calibration per chip of ``tables``, as each is done."""
+    for name, samples in tables.items():
+        yield calibrate(catalog.chip(name), samples, shares)
+
+
 def borrow(own: LinkCalibration, chip: Chip, fitted: dict[str, LinkCalibration]) -> LinkCalibration:
     """``own`` with its relative's in-network reduction where switches have it and few chips were timed."""
     key = "all_reduce_in_network"
     relative = fitted.get(chip.relative or "")
     has_it = catalog.cluster_for(chip.name).tiers[0].in_network_reduction
-    if key in own.scale_up or not has_it or relative is None or key not in relative.scale_up:
+    fitted_here = key in own.scale_up and own.scale_up[key].provenance.label == Label.FITTED
+    if fitted_here or not has_it or relative is None or key not in relative.scale_up:
         return own
-    donor = relative.scale_up[key]
-    provenance = Provenance(
-        label=Label.TRANSFERRED,
-        source=f"transferred from {relative.chip}; {donor.provenance.source}",
-        rows=donor.provenance.rows,
-    )
-    lent = donor.model_copy(update={"provenance": provenance})
-    return own.model_copy(update={"scale_up": {key: lent, **own.scale_up}})
+    lent = _lent(relative.scale_up[key], relative.chip)
+    return own.model_copy(update={"scale_up": {**own.scale_up, key: lent}})
+
+
+def derived(fitted: Mapping[str, LinkCalibration]) -> dict[str, LinkCalibration]:
+    """Chips on PCIe of which no collective was timed: their host's bridges are those of the one that was."""
+    donor = next((own for name, own in fitted.items() if _bridged(catalog.chip(name))), None)
+    if donor is None:
+        return {}
+    found = {}
+    for name in catalog.names("chips"):
+        if name in fitted or catalog.entry_path("links", name) is None or not _bridged(catalog.chip(name)):
+            continue
+        shipped = catalog.link_calibration(name)
+        lent = {key: _lent(one, f"{donor.chip}, also on PCIe") for key, one in donor.scale_up.items()}
+        found[name] = shipped.model_copy(update={"scale_up": lent, "scale_out": donor.scale_out})
+    return found
+
+
+def _lent(donor: LinkFit, whose: str) -> LinkFit:
+    """A fit on another chip: errors were measured on the donor and say nothing here."""
+    source = f"transferred from {whose}; {donor.provenance.source}"
+    kept = Provenance(label=Label.TRANSFERRED, source=source, rows=donor.provenance.rows)
+    return donor.model_copy(update={"provenance": kept})
+
+
+def _bridged(chip: Chip) -> bool:
+    return chip.scale_up.link.startswith("PCIe")
+
+
+def text(calibration: LinkCalibration) -> str:
+    """The calibration as its YAML file has it."""
+    return yaml.safe_dump(document(calibration), sort_keys=False, width=108, default_flow_style=None)
 
 
 def document(calibration: LinkCalibration) -> dict[str, Any]:
@@ -276,43 +355,21 @@ def _fit_document(fitted: LinkFit) -> dict[str, Any]:
     found: dict[str, Any] = {"regimes": regimes}
     if fitted.copy_cost:
         found["copy_cost"] = fitted.copy_cost
+    if fitted.detour:
+        found["detour"] = fitted.detour
+    if fitted.cores is not None:
+        found["cores"] = _core_document(fitted.cores)
     found["provenance"] = fitted.provenance.model_dump(mode="json", exclude_defaults=True)
     return found
 
 
+def _core_document(cores: CoreFit) -> dict[str, str]:
+    times = {name: getattr(cores, name) for name in ("token", "message", "signal")}
+    rates = {name: getattr(cores, name) for name in ("read", "send", "first")}
+    return {name: _micros(value) for name, value in times.items() if value} | {
+        name: f"{value / 1e9:.4g} GB/s" for name, value in rates.items() if value is not None
+    }
+
+
 def _micros(value: float) -> str:
     return f"{value * 1e6:.4g} us"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Fit every chip that the tables and the catalog share; one YAML file each."""
-    parser = argparse.ArgumentParser(description="Fit collectives to measured latencies.")
-    parser.add_argument("files", nargs="+", type=Path, help="parquet tables and CSV tables of shares")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the YAML files")
-    options = parser.parse_args(arguments)
-    tables: dict[str, list[Samples]] = {}
-    for path in (path for path in options.files if path.suffix == ".parquet"):
-        for name, samples in read_table(path).items():
-            tables.setdefault(name, []).extend(samples)
-    shares = [path for path in options.files if path.suffix == ".csv"]
-    options.out.mkdir(parents=True, exist_ok=True)
-    fitted_chips: dict[str, LinkCalibration] = {}
-    for name, samples in tables.items():
-        if catalog.entry_path("chips", name) is None:
-            print(f"{name}: not in the catalog, skipped", file=sys.stderr)
-            continue
-        fitted_chips[name] = calibrate(catalog.chip(name), samples, shares)
-    for name, own in fitted_chips.items():
-        calibration = borrow(own, catalog.chip(name), fitted_chips)
-        text = yaml.safe_dump(document(calibration), sort_keys=False, width=108, default_flow_style=None)
-        (options.out / f"{name}.yaml").write_text(text)
-        for key, fitted in calibration.scale_up.items():
-            quality = fitted.provenance
-            if quality.median_abs_err is not None and quality.p90_abs_err is not None:
-                error = f"median {quality.median_abs_err:.1%}, P90 {quality.p90_abs_err:.1%} held out"
-                print(f"{name} {key}: {error}")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -51,7 +51,15 @@ def fit_shares(table: Shares, *, seed: int = 0) -> LinkFit:
     Rings over N nodes of m ranks have N - 1 steps on the network and N (m - 1) inside nodes:
     ``t = base + (N - 1) hop + N (m - 1) relay + size (1 - 1/n) / (m share bandwidth)``, and a table's share
     is ``size (1 - 1/n) / (t m bandwidth)``. All-to-all posts n - m messages, ``size (1 - 1/N)`` bytes leave.
+
+    Raises:
+        ValueError: a table of links inside nodes, or of one node only.
     """
+    table = table.take(table.nodes > 1)
+    if table.inside or not table.nodes.size:
+        raise ValueError(
+            f"{table.source}: shares of links inside a node; links between nodes are fitted to NIC shares"
+        )
     n, m, nodes = table.nodes * table.ranks_per_node, table.ranks_per_node, table.nodes
     exchange = table.key == "all_to_all"
     steps = n - m if exchange else nodes - 1.0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from ridgeline.cli import calibrate, catalog, explain, train, validate
+from ridgeline.cli import calibrate, calibrate_links, catalog, explain, train, validate
 from ridgeline.cli.shared import Interrupted
 
 USAGE, INTERRUPTED = 2, 130
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("explain", context_settings=explain.CONTEXT)(explain.explain)
 app.command("validate")(validate.validate)
+calibrate.app.command("links")(calibrate_links.links)
 app.add_typer(calibrate.app, name="calibrate")
 app.add_typer(catalog.app, name="catalog")
 

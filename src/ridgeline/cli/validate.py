@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ridgeline.calibrate.kernel_scores import KernelScores
     from ridgeline.calibrate.scoreboard import Scoreboard
 
-KERNELS = ".parquet"
+KERNELS, LOGS = ".parquet", (".log", ".txt")
 OUTPUTS = (".json", ".csv", ".txt")
 
 
@@ -25,7 +25,8 @@ def validate(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="measured runs (.csv, one per line) or a table of measured kernels (.parquet)",
+            help="measured runs (.csv, one per line), measured kernels or collectives (.parquet), shares of link "
+            "bandwidth by node count (.csv with a column Size), or what nccl-tests print (.log)",
         ),
     ],
     limit: Annotated[
@@ -45,13 +46,14 @@ def validate(
 ) -> None:
     """Predict every measured run of a file and show the errors, beside predictors without physics.
 
-    A table of kernels (.parquet) scores the coefficients of the catalog by operator, chip, format and library.
+    Tables of kernels, collectives and link shares score the coefficients of the catalog by operator, chip, format
+    (or node count, or size) and library.
     """
     if lent and cases.suffix.lower() != KERNELS:
         raise shared.Mistake(f"--lent is for tables of kernels ({KERNELS}); {cases} is none")
     outputs = [(path, shared.suffix_of(path, OUTPUTS)) for path in out or []]
-    if cases.suffix.lower() == KERNELS:
-        scores = _kernel_scores(cases, limit, lent)
+    scores = _table_scores(cases, limit, lent)
+    if scores is not None:
         for path, ending in outputs:
             shared.write_text(
                 path, {".json": _kernel_json, ".csv": _kernel_rows, ".txt": _kernel_table}[ending](scores)
@@ -95,6 +97,21 @@ def _csv(rows: list[dict[str, Any]], only: str) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
+
+
+def _table_scores(path: Path, limit: int | None, lent: bool) -> KernelScores | None:
+    """Scores of a table of kernels or links; None for measured runs."""
+    ending = path.suffix.lower()
+    if ending == KERNELS:
+        return _kernel_scores(path, limit, lent)
+    if ending not in (".csv", *LOGS):
+        return None
+    from ridgeline.calibrate import share_scores
+    from ridgeline.calibrate.link_tables import is_shares
+
+    if ending in LOGS:
+        return share_scores.score_log(path, limit)
+    return share_scores.score_shares(path, limit) if is_shares(path) else None
 
 
 def _kernel_scores(table: Path, limit: int | None, lent: bool) -> KernelScores:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from ridgeline.facts.kernel_calibration import Provenance
-from ridgeline.facts.spec import Fraction, Seconds, Spec
+from ridgeline.facts.spec import BytesPerSecond, Fraction, Seconds, Spec
+
+#: Serving engines whose own all-reduce kernels are known, as keys ``all_reduce_ENGINE``.
+ENGINES = ("sglang", "vllm", "trtllm")
 
 
 class Regime(Spec):
@@ -24,6 +27,32 @@ class Regime(Spec):
     share: float = Field(gt=0, le=1.5, description="achieved share of the tier's data-sheet bandwidth")
 
 
+class CoreFit(Spec):
+    """Core time of an expert kernel: with few cores lent they, not the links, set its rate.
+
+    A token of h bytes that goes to c other ranks costs ``token + c message + h (1 / read + c / send)`` seconds of
+    one core. Cores work side by side, so a kernel on S of them needs the S-th part for all its tokens.
+    """
+
+    token: Seconds = Field(default=0.0, validate_default=False, description="one token: its routing row")
+    message: Seconds = Field(
+        default=0.0, validate_default=False, description="one token to one rank: flags, slot"
+    )
+    read: BytesPerSecond | None = Field(None, description="own copy of a token through one core; unset: free")
+    send: BytesPerSecond | None = Field(
+        None, description="a token's bytes to or from one rank through one core; unset: free"
+    )
+    first: BytesPerSecond | None = Field(
+        None,
+        description="rate at which a single token passes the kernel, which sets its latency; unset: free",
+    )
+    signal: Seconds = Field(
+        default=0.0,
+        validate_default=False,
+        description="one expert's count or flag; low-latency kernels raise one each",
+    )
+
+
 class LinkFit(Spec):
     """One collective on one kind of tier: the lower envelope of its regimes is the time and the size ramp."""
 
@@ -31,6 +60,12 @@ class LinkFit(Spec):
     copy_cost: float = Field(
         0.0, ge=0, description="time to copy a byte of the rank's own shard over the time to send one"
     )
+    detour: float = Field(
+        0.0,
+        ge=0,
+        description="extra time per byte, over that of a pair, as all peers of a large group lie behind a host bridge",
+    )
+    cores: CoreFit | None = Field(None, description="expert kernels: core time beside link time")
     provenance: Provenance
 
 
@@ -38,10 +73,10 @@ class LinkCalibration(Spec):
     """Coefficients by kind of tier and by collective.
 
     Keys: ``all_reduce`` (ring), ``all_reduce_tree``, ``all_reduce_in_network`` (NVLS, SHARP),
-    ``all_reduce_engine`` (one-shot and two-shot kernels of serving engines), ``all_gather``,
-    ``reduce_scatter``, ``all_to_all``, ``send``, ``broadcast``, and the expert-parallel kernels ``dispatch``,
-    ``combine``, ``dispatch_low_latency``, ``combine_low_latency``. A collective without a fit of its own
-    takes the one that moves data alike: see `ridgeline.timing.collectives`.
+    ``all_reduce_sglang``, ``all_reduce_vllm`` and ``all_reduce_trtllm`` (one-shot and two-shot kernels of
+    serving engines), ``all_gather``, ``reduce_scatter``, ``all_to_all``, ``send``, ``broadcast``, and the
+    expert-parallel kernels ``dispatch``, ``combine``, ``dispatch_low_latency``, ``combine_low_latency``. A
+    collective without a fit of its own takes the one that moves data alike: see `ridgeline.timing.collectives`.
     """
 
     chip: str

@@ -128,6 +128,7 @@ class Message:
     native: bool = False
     copies: float = 1.0  # all_to_all of experts: copies of a token among the bytes
     node_limit: int | None = None
+    row_bytes: Size = 1.0  # all_to_all of experts: bytes of one token
 
 
 @dataclass(frozen=True)

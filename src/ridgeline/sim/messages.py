@@ -82,10 +82,9 @@ def _deduplicated(
     """Dispatch and combine that send a token once per node and once per rank ``[messages, shapes]``."""
     return np.stack(
         [
-            # the formula is linear in tokens x bytes per token: all tokens go as one
             dispatch_seconds(
-                1.0,
-                volume / message.copies,
+                volume / (message.copies * message.row_bytes),
+                message.row_bytes,
                 message.copies,
                 placement,
                 cluster,

@@ -10,13 +10,14 @@ bytes, one per library regime: placements are priced once, ``[plans]``, and ever
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.facts.chip import Cluster
-from ridgeline.facts.link_calibration import LinkCalibration
+from ridgeline.facts.link_calibration import ENGINES, LinkCalibration
 from ridgeline.graph.cache import by_identity
 from ridgeline.timing.tariff import Price, Traffic, price, usable
 from ridgeline.timing.topology import FloatArray, Numeric, Placement, torus_axes
@@ -34,7 +35,7 @@ def collective_seconds(
     *,
     concurrent: Numeric = 1.0,
     in_network: bool = True,
-    engine: bool = False,
+    engine: str = "",
 ) -> FloatArray:
     """Seconds of one collective.
 
@@ -53,14 +54,17 @@ def collective_seconds(
         links: fitted coefficients of the chip.
         concurrent: equal flows that share each link at the same time, at least 1.
         in_network: use switches that reduce, where the tier has them.
-        engine: inside one scale-up domain, also consider the all-reduce kernels of serving engines.
+        engine: inside one scale-up domain, the all-reduce kernels of this serving engine, where they were timed:
+            one of ``ridgeline.facts.link_calibration.ENGINES``.
 
     Returns:
         Seconds; exactly 0 for a group of one.
 
     Raises:
-        ValueError: unknown kind, or a concurrency below 1.
+        ValueError: unknown kind or engine, or a concurrency below 1.
     """
+    if engine and engine not in ENGINES:
+        raise ValueError(f"unknown engine '{engine}', choose one of {', '.join(ENGINES)}")
     flows = _at_least_one(concurrent)
     size = np.asarray(size_bytes, dtype=np.float64)
     # the same few groups come back in plan after plan
@@ -81,9 +85,10 @@ def _prices(
     links: LinkCalibration,
     flows: FloatArray | float,
     in_network: bool,
-    engine: bool,
+    engine: str,
 ) -> list[Price]:
     """Prices of all algorithms; none for groups of one."""
+    engine = engine if f"all_reduce_{engine}" in links.scale_up else ""
     found = algorithms(kind, placement, cluster, in_network=in_network, engine=engine)
     if placement.tiers.stop == 0:
         return []
@@ -110,7 +115,7 @@ def bound_seconds(
     size = np.asarray(size_bytes, dtype=np.float64)
     bandwidth = np.array([tier.bandwidth for tier in cluster.tiers]).reshape(placement.chips.shape)
     rate = bandwidth * usable(placement, cluster)
-    found = algorithms(kind, placement, cluster, in_network=in_network, engine=False)
+    found = algorithms(kind, placement, cluster, in_network=in_network)
     least = np.min([(traffic.sent / rate).max(axis=0) for traffic in found], axis=0)
     return np.where(placement.size > 1.0, flows * least * size, 0.0)
 
@@ -130,7 +135,7 @@ def _at_least_one(concurrent: Numeric) -> FloatArray | float:
 
 
 def algorithms(
-    kind: str, placement: Placement, cluster: Cluster, *, in_network: bool, engine: bool
+    kind: str, placement: Placement, cluster: Cluster, *, in_network: bool, engine: str = ""
 ) -> list[Traffic]:
     """Every way a library may run ``kind`` on a placement."""
     if kind in ("all_gather", "reduce_scatter"):
@@ -143,7 +148,9 @@ def algorithms(
             _hierarchical_reduce(placement, cluster, in_network=in_network),
         ]
         if engine:
-            found += [_engine_reduce(placement, shots=1), _engine_reduce(placement, shots=2)]
+            # An engine's measured kernels include what it calls for large buffers: inside a domain nothing else runs.
+            found = [replace(traffic, able=placement.domains[0] > 1.0) for traffic in found]
+            found += [_engine_reduce(engine, placement, shots) for shots in (1, 2)]
         return found
     if kind == "all_to_all":
         return [_exchange(kind, placement, cluster)]
@@ -224,11 +231,11 @@ def _hierarchical_reduce(placement: Placement, cluster: Cluster, *, in_network: 
     return Traffic(tuple(keys), steps, sent, copied, streaming=False)
 
 
-def _engine_reduce(placement: Placement, *, shots: int) -> Traffic:
+def _engine_reduce(engine: str, placement: Placement, shots: int) -> Traffic:
     """Kernel of a serving engine inside one scale-up domain: reads all buffers, or scatters and gathers."""
     n = placement.size
     factor = n - 1.0 if shots == 1 else 2.0 * (1.0 - 1.0 / n)
-    keys = ("all_reduce_engine",) * len(placement.domains)
+    keys = (f"all_reduce_{engine}", *("all_reduce",) * (len(placement.domains) - 1))
     steps, sent = _on_first(placement, shots * (n - 1.0)), _on_first(placement, factor)
     return Traffic(keys, steps, sent, able=placement.domains[0] <= 1.0)
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ridgeline.facts.chip import Cluster
 from ridgeline.facts.link_calibration import LinkCalibration
 from ridgeline.timing.collectives import peers
+from ridgeline.timing.cores import Lent, low_latency_cores
 from ridgeline.timing.tariff import Traffic, price
 from ridgeline.timing.topology import FloatArray, Numeric, Placement
+
+#: Cores that engines lend high-throughput kernels (DeepEP README: ``Buffer.set_num_sms(24)``), and those of an H100,
+#: which low-latency kernels may all take.
+LENT_CORES, CHIP_CORES = 24.0, 132
 
 
 def distinct(groups: Numeric, picks: Numeric) -> FloatArray:
@@ -29,6 +36,8 @@ def dispatch_seconds(
     combine: bool = False,
     low_latency: bool = False,
     concurrent: Numeric = 1.0,
+    cores: Numeric | None = None,
+    experts: Numeric = 256.0,
 ) -> FloatArray:
     """Seconds to send every token to the ranks of its experts (or, with ``combine``, results back).
 
@@ -41,17 +50,22 @@ def dispatch_seconds(
     for N nodes with m ranks each. Low latency: one message per chosen expert, ``k`` copies of every token,
     straight to its rank. Routing is balanced; the busiest rank is for the caller to scale.
 
+    Few cores cannot fill the links: where the chip's kernels were timed, the time of bytes on the scale-up links and
+    of tokens on the cores lent join as in `ridgeline.timing.cores`.
+
     Args:
         tokens: tokens of one rank [1], float or array [plans].
         hidden_bytes: bytes of one token in its format, scales included [B] (7168 * 1.03125 for block fp8).
         topk: experts per token [1].
-        placement: the expert-parallel group.
+        placement: the expert-parallel group; arrays of all but ``tokens`` have its shape.
         cluster: the machine.
         links: fitted coefficients of the chip.
         node_limit: most nodes a token may go to; None = no limit.
         combine: results back to their tokens: same routes, its own fit.
         low_latency: the kernels of decode.
         concurrent: equal flows that share each link, at least 1.
+        cores: cores lent to the kernel [1]; low latency: cores of the chip. None = 24 and 132.
+        experts: routed experts of the layer [1]; low-latency kernels take a core for each and signal each.
 
     Returns:
         Seconds; exactly 0 for a group of one. Checked inside one node (8 and 4 ranks); beyond, transferred.
@@ -60,11 +74,17 @@ def dispatch_seconds(
     """
     key = ("combine" if combine else "dispatch") + ("_low_latency" if low_latency else "")
     traffic = dispatch_traffic(key, topk, placement, node_limit)
+    lent = (
+        Lent(low_latency_cores(experts, int(CHIP_CORES if cores is None else cores)), hidden_bytes,
+             traffic.sent.sum(axis=0), experts)
+        if low_latency
+        else Lent(LENT_CORES if cores is None else cores, hidden_bytes, traffic.sent.sum(axis=0))
+    )  # fmt: skip
     size = np.asarray(np.asarray(tokens, dtype=np.float64) * hidden_bytes)
     flows = np.asarray(concurrent, dtype=np.float64)
     if placement.tiers.stop == 0:
         return np.zeros(np.broadcast_shapes(size.shape, placement.size.shape))
-    time = price(traffic, placement, cluster, links, flows).seconds(size)
+    time = price(replace(traffic, lent=lent), placement, cluster, links, flows).seconds(size)
     return np.where(placement.size > 1.0, time, 0.0)
 
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from ridgeline.facts.chip import Cluster
 from ridgeline.facts.link_calibration import LinkCalibration, LinkFit
 from ridgeline.graph.cache import by_identity
+from ridgeline.timing.cores import Lent, core_seconds_per_byte, first_seconds, together
 from ridgeline.timing.topology import FloatArray, Placement, is_scale_up, usable_share
 
 #: Where a collective has no fit of its own, the one whose data movement it shares.
 _FALLBACK = {
-    "all_reduce_in_network": "all_reduce", "all_reduce_engine": "all_reduce",
-    "all_reduce_tree": "all_reduce", "send": "all_to_all",
+    "all_reduce_in_network": "all_reduce", "all_reduce_tree": "all_reduce", "send": "all_to_all",
     "broadcast": "all_gather", "reduce_scatter": "all_gather", "all_reduce": "all_gather",
     "dispatch": "all_to_all", "combine": "all_to_all",
 }  # fmt: skip
@@ -35,6 +35,7 @@ class Traffic:
         serial: link latencies that follow one another, where they are not the steps.
         streaming: all tiers carry bytes at the same time; else one tier follows the other.
         able: plans that can run it ``[*plans]``; None = all.
+        lent: cores that work beside the scale-up links, for expert kernels.
     """
 
     keys: tuple[str, ...]
@@ -45,6 +46,7 @@ class Traffic:
     serial: FloatArray | None = None
     streaming: bool = True
     able: NDArray[np.bool_] | None = None
+    lent: Lent | None = None
 
 
 class Price(NamedTuple):
@@ -94,9 +96,17 @@ def price(
     moved = sent
     if traffic.kept is not None:
         moved = np.where(sent > 0.0, sent + fits.copy_cost * traffic.kept[tiers], 0.0)
+    if fits.detours:
+        moved = moved * (1.0 + fits.detour * beyond_neighbour(placement.members[tiers]))
     fixed = np.maximum(wait, 0.0)
     base = np.where(steps > 0.0, fits.base_s, 0.0)
     per_byte = moved * flows / _rate(fits, placement, cluster, tiers)
+    if traffic.lent is not None and tiers.start == 0 and fits.inner.cores is not None:
+        cores = core_seconds_per_byte(fits.inner.cores, traffic.lent)
+        per_byte[:, 0] = np.where(
+            moved[0] > 0.0, together(per_byte[:, 0], cores * fits.slowness[:, 0]), per_byte[:, 0]
+        )
+        base[:, 0] += np.where(moved[0] > 0.0, first_seconds(fits.inner.cores, traffic.lent), 0.0)
     if not traffic.streaming:
         return Price(base + fixed, per_byte, traffic.able)
     fixed = base.max(axis=1, keepdims=True) + fixed.sum(axis=1, keepdims=True)
@@ -116,6 +126,10 @@ class _Fits(NamedTuple):
     copy_cost: FloatArray  # [tiers, 1...]
     off_rail: FloatArray  # [tiers, 1...]: share of the rate that is left to flows that leave their rail
     leaves_rail: bool  # whether any tier takes that off
+    detour: FloatArray  # [tiers, 1...]
+    detours: bool  # whether any tier has one
+    slowness: FloatArray  # share of the fastest regime over the regime's own
+    inner: LinkFit  # of the first tier
 
 
 @by_identity
@@ -156,7 +170,24 @@ def _fits(cluster: Cluster, links: LinkCalibration, keys: tuple[str, ...], first
         copy_cost=column([fit.copy_cost for fit in fits]),
         off_rail=column(off_rail),
         leaves_rail=bool((off_rail != 1.0).any()),
+        detour=column([fit.detour for fit in fits]),
+        detours=any(fit.detour for fit in fits),
+        slowness=column(
+            [
+                [fit.regimes[-1].share / regime.share for fit, regime in zip(fits, row, strict=True)]
+                for row in regimes
+            ]
+        ),
+        inner=fits[0],
     )
+
+
+def beyond_neighbour(members: FloatArray) -> FloatArray:
+    """Share of a rank's peers that are not its neighbour [1]: 0 in a pair, towards 1 in a large group.
+
+    A pair of PCIe chips sits below one switch; the rest of a larger group is reached over the host's bridges.
+    """
+    return np.asarray(np.maximum(members - 2.0, 0.0) / np.maximum(members - 1.0, 1.0))
 
 
 def _fit(links: LinkCalibration, wanted: str, scale_up: bool) -> LinkFit:

@@ -22,20 +22,21 @@ def apply(block: Block, shape: Shape) -> Block:
     first, last = experts[0], experts[-1]
     messages = list(block.messages)
     for phase in ("forward", "backward"):
-        for name, size, near in (
-            ("dispatch", 2.0 * first.m * first.k, first.name),
-            ("combine", 2.0 * last.m * last.n, last.name),
+        for name, rows, width, near in (
+            ("dispatch", first.m, first.k, first.name),
+            ("combine", last.m, last.n, last.name),
         ):
             messages.append(
                 Message(
                     name,
                     "ep",
                     "all_to_all",
-                    size,
+                    2.0 * rows * width,
                     phase,
                     near,
                     copies=first.copies,
                     node_limit=first.node_limit,
+                    row_bytes=2.0 * width,
                 )
             )
     held = block.weights
