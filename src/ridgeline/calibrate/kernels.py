@@ -15,7 +15,7 @@ from scipy.optimize import least_squares
 
 from ridgeline.calibrate import tables as kernel_tables
 from ridgeline.calibrate.energy import energy_fit
-from ridgeline.calibrate.measured import MEASURED, from_measured
+from ridgeline.calibrate.measured import from_measured, measured_chips
 from ridgeline.calibrate.tables import Source, Table
 from ridgeline.facts import catalog
 from ridgeline.facts.chip import Chip
@@ -297,12 +297,12 @@ def fit_each(tables: Mapping[str, Table], chips: Mapping[str, Chip]) -> Iterator
 def derived(found: Mapping[str, KernelCalibration]) -> dict[str, KernelCalibration]:
     """Chips with one measured rate, from the fits of their relatives in ``found``."""
     lent: dict[str, KernelCalibration] = {}
-    for name, (rates, source) in MEASURED.items():
-        target = catalog.chip(name)
-        relative = target.relative or ""
+    for target in measured_chips(kernel_tables.CHIPS.values()):
+        relative, source = target.relative or "", target.source.get("products", "its catalog entry")
         theirs = found.get(relative) or lent.get(relative)
         if theirs is not None:
-            lent[name] = from_measured(theirs, catalog.chip(relative), target, rates, source)
+            donor = catalog.chip(relative)
+            lent[target.name] = from_measured(theirs, donor, target, target.products, source)
     return lent
 
 
