@@ -238,6 +238,7 @@ def _remembered(predict: Predict) -> Predict:
     seen: dict[Hashable, Prediction] = {}
 
     def answer(scenario: Scenario) -> Prediction:
+        """The prediction of ``scenario``, made once; what only names or explains it does not tell scenarios apart."""
         plan = scenario.plan
         assert isinstance(plan, Plan)
         values = (scenario.architecture, scenario.cluster, scenario.job, scenario.recipe)
