@@ -42,15 +42,24 @@ class DataParallel:
         switch: dict[str, bool],
         stack: Stack,
     ) -> FloatArray:
-        """Seconds per step of reduction and gathering that the pipeline does not hide ``[plans]``."""
-        last_bucket = 1.0 / np.maximum(self.layers, 1.0)
+        """Seconds per step of reduction and gathering that the pipeline does not hide ``[plans]``.
+
+        The last piece to be final has nothing left to hide under, nor the first that is needed. A piece is a layer,
+        or a whole chunk of an interleaved pipeline: Megatron reduces and gathers chunk by chunk there, so that all
+        stages of the pipeline slow down together (Megatron Bridge guide, "Communication Overlap": the granularity
+        "becomes the Transformer layers per virtual pipeline stage"). What is hidden slows the compute beside it.
+        """
+        pieces = np.maximum(self.layers, 1.0)
+        if schedule == "interleaved":
+            pieces = np.minimum(pieces, np.where(grid.pp > 1, grid.vpp, pieces))
+        last_bucket = 1.0 / pieces
         reduce, gather = self.reduce_s, self.gather_s
         if switch["overlap_grad"]:
             hidden = hidden_reduction_s(schedule, costs, reduce * (1.0 - last_bucket), grid.pp, grid.vpp)
-            reduce = reduce - hidden * (1.0 - stack.comm_sms)
+            reduce = reduce - hidden * (1.0 - stack.contention)
         if switch["overlap_param"]:
             hidden = hidden_gather_s(schedule, costs, gather * (1.0 - last_bucket), grid.pp, grid.vpp)
-            gather = gather - hidden * (1.0 - stack.comm_sms)
+            gather = gather - hidden * (1.0 - stack.contention)
         return np.asarray((reduce + gather).max(axis=0))
 
 
@@ -136,7 +145,7 @@ def _by_step(
         return DataParallel(reduce, gather, zeros, zeros, layers, sent)
     # sharded gradients cannot wait for the other micro-batches: each one is reduced as it comes
     if switch["overlap_grad"]:
-        reduce = exposed_under(reduce, _overlapped(backward_s, layers), traffic.scenario.stack.comm_sms)
+        reduce = exposed_under(reduce, _overlapped(backward_s, layers), traffic.scenario.stack.contention)
     return DataParallel(zeros, gather, zeros, reduce, layers, sent)
 
 
@@ -160,8 +169,8 @@ def _by_layer(traffic: _Traffic, layers: FloatArray, compute: tuple[FloatArray, 
     ahead = gather if grid.fsdp_reshard else gather * once
     behind = gather * float(grid.fsdp_reshard) + scatter * once
     if stack.prefetch:
-        ahead = exposed_under(ahead, _overlapped(compute[0], layers), stack.comm_sms)
-        behind = exposed_under(behind, _overlapped(compute[1], layers), stack.comm_sms)
+        ahead = exposed_under(ahead, _overlapped(compute[0], layers), stack.contention)
+        behind = exposed_under(behind, _overlapped(compute[1], layers), stack.contention)
     sent_bytes = 2.0 * recipe.gather_bytes + recipe.grad_reduce_bytes
     sent = (params.dense * traffic.sent_share).max(axis=0) * sent_bytes * m
     zeros = np.zeros_like(params.dense)
