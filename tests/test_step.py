@@ -163,10 +163,29 @@ def test_an_interleaved_pipeline_shows_one_chunk_of_its_reduction() -> None:
         case = changed(base, "stack", contention=contention, overlap_grad=True, overlap_param=True)
         grid = PlanGrid.of([case.plan])
         result = step(case, grid)
-        traffic = result.data_parallel
-        found = traffic.exposed("interleaved", result.costs, grid, overlaps(grid, case.stack), case.stack)
+        traffic, switch = result.data_parallel, overlaps(grid, case.stack)
+        no_sends = dataclasses.replace(result.costs, send_s=0.0)
+        found = traffic.exposed("interleaved", no_sends, grid, switch, case.stack)
         share = 1.0 / 5.0 + 4.0 / 5.0 * contention
         assert found[0] == pytest.approx(share * (traffic.reduce_s + traffic.gather_s).max(), rel=1e-9)
+
+
+@pytest.mark.parametrize(("dp", "shared"), [(1, False), (4, True)])
+def test_sends_are_later_where_collectives_use_the_same_nics(dp: int, shared: bool) -> None:
+    """Inside one node of eight chips data-parallel traffic leaves the NICs to the pipeline."""
+    case = scenario(tp=4, cp=2, pp=4, vpp=5, dp=dp, schedule="interleaved")
+    grid = PlanGrid.of([case.plan])
+    result = step(case, grid)
+    traffic, switch = result.data_parallel, overlaps(grid, case.stack)
+    with_sends, without = (
+        traffic.exposed(
+            "interleaved", dataclasses.replace(result.costs, send_s=send_s), grid, switch, case.stack
+        )
+        for send_s in (1e-3, 0.0)
+    )
+    hidden = (traffic.reduce_s + traffic.gather_s).max()
+    assert bool(with_sends[0] > without[0]) is shared
+    assert with_sends[0] - without[0] < hidden / 2.0
 
 
 def test_every_chip_clears_and_scales_the_gradients_of_its_whole_stage() -> None:
