@@ -165,16 +165,16 @@ def _optimizer(scenario: Scenario, grid: PlanGrid, params: Parameters, stages: S
         recipe.grad_bytes * 2.0 + 2.0 * (recipe.master_bytes + recipe.moment_bytes) + recipe.weight_bytes
     )
     dense, expert = params.dense * params.trained, params.expert * params.trained_expert
-    whole = np.zeros(len(grid))
+    exists, whole = stages.number > 0, np.zeros(len(grid))
     if (
         grid.zero < 3
     ):  # with sharded parameters there is no whole buffer to clear, and casts belong to the gathers
-        here = np.where(stages.number > 0, dense + expert, 0.0).max(axis=0)
+        here = np.where(exists, dense + expert, 0.0).max(axis=0)
         grad_bytes = recipe.grad_bytes if stack.grad_fp32 else min(recipe.grad_bytes, 2.0)
         whole = here * (stack.grad_passes * grad_bytes + _converted_bytes(recipe))
     if grid.zero >= 1:
         dense, expert = dense / params.dense_shards, expert / params.expert_shards
-    owned = np.where(stages.number > 0, dense + expert, 0.0).max(axis=0)
+    owned = np.where(exists, dense + expert, 0.0).max(axis=0)
     if grid.offload_optimizer:
         moved = 2.0 * owned * (recipe.master_bytes + recipe.moment_bytes)
         return np.asarray(moved / scenario.chip.host_bandwidth) + stream_seconds(whole, rates)
