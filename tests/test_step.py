@@ -16,7 +16,7 @@ from ridgeline.facts.scenario import Scenario
 from ridgeline.facts.workload import TrainingJob
 from ridgeline.metrics import Prediction
 from ridgeline.predict import train
-from ridgeline.sim.step import step
+from ridgeline.sim.step import overlaps, step
 
 
 def scenario(model: str = "llama-3.1-70b", chip: str = "h100-sxm", **plan: Any) -> Scenario:
@@ -131,10 +131,72 @@ def test_offload_frees_memory_and_pays_on_a_slow_link() -> None:
 
 
 def test_zero_3_is_no_free_lunch() -> None:
-    sharded = train(scenario(tp=1, pp=1, dp=64, zero=3, micro_batch=1, recompute="full"))
-    whole = train(scenario(tp=1, pp=1, dp=64, zero=1, micro_batch=1, recompute="full"))
+    sharded, whole = (
+        # clearing and scaling a whole gradient buffer is what sharded gradients do save
+        train(changed(scenario(tp=1, pp=1, dp=64, zero=zero, recompute="full"), "stack", grad_passes=0.0))
+        for zero in (3, 1)
+    )
     assert sharded.peak_memory_bytes < whole.peak_memory_bytes
     assert sharded.step_time_s > whole.step_time_s  # gathers are paid
+
+
+def test_the_slowest_of_more_chips_is_slower_by_the_logarithm() -> None:
+    quiet, noisy = (
+        [
+            train(
+                changed(
+                    scenario(dp=dp).replace(job=TrainingJob(batch=32 * dp, seq=8192)), "stack", jitter=share
+                )
+            )
+            for dp in (2, 4, 8)
+        ]
+        for share in (0.0, 0.066)
+    )
+    excess = [b.step_time_s / a.step_time_s - 1.0 for a, b in zip(quiet, noisy, strict=True)]
+    assert np.diff(excess) == pytest.approx(2 * [0.066 * np.log(2.0) / np.log(1000.0)], rel=1e-9)
+
+
+def test_an_interleaved_pipeline_shows_one_chunk_of_its_reduction() -> None:
+    """A chunk of the reduction and of the gathering is exposed; what hides slows the compute by the contention."""
+    base = scenario(tp=4, cp=2, pp=4, vpp=5, dp=2, schedule="interleaved")
+    for contention in (0.0, 0.25):
+        case = changed(base, "stack", contention=contention, overlap_grad=True, overlap_param=True)
+        grid = PlanGrid.of([case.plan])
+        result = step(case, grid)
+        traffic, switch = result.data_parallel, overlaps(grid, case.stack)
+        no_sends = dataclasses.replace(result.costs, send_s=0.0)
+        found = traffic.exposed("interleaved", no_sends, grid, switch, case.stack)
+        share = 1.0 / 5.0 + 4.0 / 5.0 * contention
+        assert found[0] == pytest.approx(share * (traffic.reduce_s + traffic.gather_s).max(), rel=1e-9)
+
+
+@pytest.mark.parametrize(("dp", "shared"), [(1, False), (4, True)])
+def test_sends_are_later_where_collectives_use_the_same_nics(dp: int, shared: bool) -> None:
+    """Inside one node of eight chips data-parallel traffic leaves the NICs to the pipeline."""
+    case = scenario(tp=4, cp=2, pp=4, vpp=5, dp=dp, schedule="interleaved")
+    grid = PlanGrid.of([case.plan])
+    result = step(case, grid)
+    traffic, switch = result.data_parallel, overlaps(grid, case.stack)
+    with_sends, without = (
+        traffic.exposed(
+            "interleaved", dataclasses.replace(result.costs, send_s=send_s), grid, switch, case.stack
+        )
+        for send_s in (1e-3, 0.0)
+    )
+    hidden = (traffic.reduce_s + traffic.gather_s).max()
+    assert bool(with_sends[0] > without[0]) is shared
+    assert with_sends[0] - without[0] < hidden / 2.0
+
+
+def test_every_chip_clears_and_scales_the_gradients_of_its_whole_stage() -> None:
+    base = scenario()
+    none, three = (
+        step(changed(base, "stack", grad_passes=passes), PlanGrid.of([base.plan])) for passes in (0.0, 3.0)
+    )
+    moved = 3.0 * 4.0 * three.parameters.dense.max()  # fp32 gradients
+    assert three.optimizer_s[0] - none.optimizer_s[0] == pytest.approx(
+        moved / base.chip.memory.bandwidth, rel=0.2
+    )
 
 
 def test_sharded_gradients_are_reduced_at_every_micro_batch() -> None:

@@ -17,7 +17,7 @@ from ridgeline.calibrate.attention_fit import fit_attention, shapes
 from ridgeline.calibrate.energy import energy_fit
 from ridgeline.calibrate.gemm_fit import fit_gemm
 from ridgeline.calibrate.grouped_fit import fit_grouped
-from ridgeline.calibrate.measured import MEASURED, from_measured
+from ridgeline.calibrate.measured import from_measured, measured_chips
 from ridgeline.calibrate.tables import Group, Table
 from ridgeline.facts import catalog
 from ridgeline.facts.chip import Chip
@@ -104,12 +104,12 @@ def fit_each(
 def derived(found: Mapping[str, KernelCalibration]) -> dict[str, KernelCalibration]:
     """Chips with one measured rate, from the fits of their relatives in ``found``."""
     lent: dict[str, KernelCalibration] = {}
-    for name, (rates, source) in MEASURED.items():
-        target = catalog.chip(name)
-        relative = target.relative or ""
+    for target in measured_chips(kernel_tables.CHIPS.values()):
+        relative, source = target.relative or "", target.source.get("products", "its catalog entry")
         theirs = found.get(relative) or lent.get(relative)
         if theirs is not None:
-            lent[name] = from_measured(theirs, catalog.chip(relative), target, rates, source)
+            donor = catalog.chip(relative)
+            lent[target.name] = from_measured(theirs, donor, target, target.products, source)
     return lent
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from ridgeline.calibrate import remarks
 from ridgeline.calibrate.cases import Case
 from ridgeline.calibrate.shapes import NotPredictable
 from ridgeline.facts.plan import Plan
@@ -40,8 +41,8 @@ def plans_of(case: Case, stack: Stack, num_layers: int) -> tuple[list[Plan], tup
 
 def _plan(case: Case, stack: Stack, micro_batch: int, vpp: int, recompute: str, layers: int) -> Plan:
     zero = stack.zero if case.zero is None else case.zero
-    # PyTorch's SHARD_GRAD_OP shards the parameters too, and keeps them gathered from forward to backward.
-    keep_gathered = "SHARD_GRAD_OP" in case.notes
+    # SHARD_GRAD_OP shards the parameters too, and keeps them gathered from forward to backward.
+    keep_gathered = remarks.keeps_gathered(case)
     schedule = "interleaved" if vpp > 1 else "1f1b"
     if "dualpipe" in case.overlap.lower():
         schedule = "dualpipe"
@@ -58,7 +59,7 @@ def _plan(case: Case, stack: Stack, micro_batch: int, vpp: int, recompute: str, 
         dp=case.data_parallel,
         micro_batch=micro_batch,
         zero=3 if keep_gathered else zero,
-        replicas=_replicas(case),
+        replicas=remarks.replicas(case),
         # under a pipeline parameters stay gathered: a gather per micro-batch would cost too much
         fsdp_reshard=not keep_gathered and case.pp == 1,
         sequence_parallel=sequence_parallel,
@@ -94,7 +95,7 @@ def _chunks(case: Case, stack: Stack, num_layers: int, micro_batch: int) -> list
         return [case.vpp]
     if "DeepSpeed" in case.framework or "dualpipe" in case.overlap.lower():
         return [1]  # the DeepSpeed pipeline engine has plain 1F1B only
-    interleaved = "interleaved" in case.notes.lower()
+    interleaved = remarks.interleaved(case)
     if stack.framework != "megatron" and not interleaved:
         return [1]
     num_micro = case.batch // (case.data_parallel * micro_batch)
@@ -128,16 +129,6 @@ def _recomputes(case: Case, num_layers: int) -> list[tuple[str, int]]:
     if text.split("(")[0].strip() in ("none", "selective", "full"):
         return [(text.split("(")[0].strip(), -1)]
     raise NotPredictable(f"unknown recompute '{case.recompute}'; expected none, selective, full or unknown")
-
-
-def _replicas(case: Case) -> int:
-    """Copies of the sharded group, as notes such as ``dp 2 x FSDP 128`` or ``FSDP=16 x DP=8`` tell."""
-    patterns = (r"\bdp (\d+) x FSDP \d+", r"FSDP=\d+ x DP=(\d+)", r"FSDP \d+ per slice, (\d+) slices")
-    for pattern in patterns:
-        found = re.search(pattern, case.notes)
-        if found and case.data_parallel % int(found[1]) == 0:
-            return int(found[1])
-    return 1
 
 
 def _overlaps(text: str) -> dict[str, Any]:

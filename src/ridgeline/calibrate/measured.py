@@ -6,10 +6,10 @@ data sheet, labelled transferred.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ridgeline.calibrate.energy import energy_fit, sustained_flops_per_s
-from ridgeline.facts import transfer
+from ridgeline.facts import catalog, transfer
 from ridgeline.facts.chip import Chip
 from ridgeline.facts.kernel_calibration import AttentionFit, GemmFit, KernelCalibration, Provenance
 from ridgeline.facts.observation import Label
@@ -20,22 +20,22 @@ NOT_BINDING = 30.0
 ANY_TILE = 10.0
 #: Start and end of a wave of tiles where the relative needs longer, as A100 does.
 SHORT_RAMP_S = 3e-7
-_SEARCH = "maximum achievable matmul search (github.com/stas00/ml-engineering, compute/accelerator)"
-_IRONWOOD = "AI-Hypercomputer tpu-recipes microbenchmarks, m = n = k = 32768, two JAX devices of one chip"
 
 #: Parts of a calibration that are fused attention.
 ATTENTION = ("attention", "decode", "latent", "latent_decode")
 
-#: Best measured dense product by chip and format [FLOP/s], and where it was published.
-MEASURED: dict[str, tuple[dict[str, float], str]] = {
-    "gh200-144gb": ({"bf16": 828.6e12, "fp8": 1535.0e12}, _SEARCH),
-    "mi300x": ({"bf16": 668.4e12}, _SEARCH + "; torch 2.5, ROCm 6.3"),
-    "mi325x": ({"bf16": 784.9e12}, _SEARCH),
-    "mi355x": ({"bf16": 1565.0e12}, _SEARCH),
-    "gaudi2": ({"bf16": 418.7e12, "fp8": 826.5e12}, _SEARCH),
-    "gaudi3": ({"bf16": 1243.0e12, "fp8": 1289.5e12}, _SEARCH),
-    "tpu-v7": ({"bf16": 1912.8e12}, _IRONWOOD),
-}
+
+def measured_chips(tabled: Collection[str]) -> list[Chip]:
+    """Chips of the catalog with measured products but no kernel table, each after the relative it leans on."""
+    chips = [catalog.chip(name) for name in catalog.names("chips") if name not in tabled]
+    found = {chip.name: chip for chip in chips if chip.products}
+
+    def depth(chip: Chip) -> int:
+        """Measured relatives between the chip and one with tables."""
+        relative = found.get(chip.relative or "")
+        return 0 if relative is None else 1 + depth(relative)
+
+    return sorted(found.values(), key=depth)
 
 
 def from_measured(

@@ -66,9 +66,11 @@ def _scatter(rows: Sequence[Row]) -> list[str]:
     low, high = math.log10(min(times)) - 0.12, math.log10(max(times)) + 0.12
 
     def x(seconds: float) -> float:
+        """Place of a measured time [px]."""
         return left + width * (math.log10(seconds) - low) / (high - low)
 
     def y(seconds: float) -> float:
+        """Place of a predicted time, which grows upwards [px]."""
         return top + height * (high - math.log10(seconds)) / (high - low)
 
     parts = [_text(left, top - 14, "Step time [s], predicted over measured", "h")]

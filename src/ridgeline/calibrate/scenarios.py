@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ridgeline.calibrate import remarks
 from ridgeline.calibrate.cases import Case
 from ridgeline.calibrate.layouts import describe, plans_of
 from ridgeline.calibrate.shapes import NotPredictable, architecture_of
@@ -57,7 +58,7 @@ def open_fields(case: Case) -> str:
 
 def _scenarios(case: Case) -> list[Scenario]:
     chip = catalog.chip(case.chip)
-    mtp = 1 if "MTP layer on" in case.notes else 0
+    mtp = remarks.prediction_depths(case)
     architecture = architecture_of(case, mtp)
     stack = stack_for(case.framework, month_of(case), chip.vendor)
     plans, _ = plans_of(case, stack, architecture.num_layers)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ridgeline.calibrate import checks
+from ridgeline.calibrate import checks, reporting
 from ridgeline.calibrate.cases import Case
 from ridgeline.calibrate.nulls import ConstantMfu, NearestNeighbours
 from ridgeline.calibrate.scenarios import NotPredictable, scenarios_of
@@ -238,6 +238,7 @@ def _remembered(predict: Predict) -> Predict:
     seen: dict[Hashable, Prediction] = {}
 
     def answer(scenario: Scenario) -> Prediction:
+        """The prediction of ``scenario``, made once; what only names or explains it does not tell scenarios apart."""
         plan = scenario.plan
         assert isinstance(plan, Plan)
         values = (scenario.architecture, scenario.cluster, scenario.job, scenario.recipe)
@@ -279,13 +280,9 @@ def _row(case: Case, predict: Predict, mfu_s: float | None, neighbour_s: float |
 
 
 def allocated_bytes(case: Case, prediction: Prediction) -> float:
-    """Bytes that an allocator reports as its peak: all kinds but the reserve, on the fullest stage.
-
-    MLPerf logs hold the peak of rank 0 alone, which is on the first stage.
-    """
+    """Bytes that an allocator reports as its peak: all kinds but the reserve, on the stage that was measured."""
     kinds = [stages for kind, stages in prediction.memory.items() if kind != "reserve"]
-    totals = [sum(stage) for stage in zip(*kinds, strict=True)]
-    return float(totals[0] if case.source.startswith("mlcommons") else max(totals))
+    return reporting.allocated_bytes(case, [sum(stage) for stage in zip(*kinds, strict=True)])
 
 
 @dataclass(frozen=True, slots=True)

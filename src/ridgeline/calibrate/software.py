@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from ridgeline.calibrate import remarks
 from ridgeline.calibrate.cases import Case
 from ridgeline.facts import catalog
 from ridgeline.facts.chip import Chip
@@ -134,7 +135,7 @@ def recipe_of(case: Case, chip: Chip, stack: Stack) -> Recipe:
     if storage is not None:
         kept = catalog.recipe(storage)
         recipe = recipe.model_copy(update={name: getattr(kept, name) for name in _STORED})
-    if "fp8 attention" in case.notes:
+    if remarks.fp8_attention(case):
         recipe = recipe.model_copy(update={"attention": "fp8"})
     return recipe.on(chip)
 
@@ -143,19 +144,18 @@ def _recipe_name(case: Case) -> str:
     precision = case.precision.lower()
     if precision != "fp8":
         return precision
-    if "delayed" in case.notes:
-        return "fp8-delayed"
-    if re.search("tensorwise|rowwise|current", case.notes):
-        return "fp8-current"
-    # Megatron-Bridge tables mean current scaling and torchtitan scales dynamically; Transformer Engine was
-    # delayed by default before.
-    return "fp8-current" if re.search("bridge|torchtitan", case.framework.lower()) else "fp8-delayed"
+    scaling = remarks.fp8_scaling(case)
+    if scaling is None:
+        # Megatron-Bridge tables mean current scaling and torchtitan scales dynamically; Transformer Engine was
+        # delayed by default before.
+        scaling = "current" if re.search("bridge|torchtitan", case.framework.lower()) else "delayed"
+    return f"fp8-{scaling}"
 
 
 def _storage_name(case: Case, recipe: Recipe, stack: Stack) -> str | None:
     """Recipe whose stored and sent bytes replace those of ``recipe``; None leaves them."""
     if stack.framework in ("fsdp", "maxtext"):  # one fp32 copy, gathered as bf16
-        return "bf16-fsdp-pure" if "autocast mode PURE" in case.notes else "bf16-fsdp"
+        return "bf16-fsdp-pure" if remarks.pure_low_precision(case) else "bf16-fsdp"
     if stack.name.startswith(("nemo-", "megatron-bridge-")):
         # NVIDIA's performance recipes keep the parameters in the low format and reduce gradients in bf16.
         if recipe.linear == "mxfp8":

@@ -63,6 +63,8 @@ STACK_KNOBS = (
     Knob("host", 0.5e-6, 80e-6, 8e-6, 0.9),
     Knob("hand_over", 1e-5, 5e-3, 3e-4, 1.0),
     Knob("step_fixed", 1e-3, 0.5, 0.03, 1.0),
+    Knob("contention", 0.05, 0.5, 0.19, 0.3),
+    Knob("jitter", 0.005, 0.15, 0.05, 0.5),
     Knob("attention_share", 0.3, 1.0, 0.9, 0.3),
     Knob("attention_share_newer", 0.2, 1.0, 0.8, 0.4),
 )
@@ -171,7 +173,7 @@ def fit(rows: Sequence[Row], progress: Callable[[str], None] = print) -> Fit:
 
 
 def _applies(kind: str, name: str, knob: Knob) -> bool:
-    """Softmax passes, attention shares and blocking hand-overs are fitted where the stack has them."""
+    """Softmax passes, attention shares, blocking hand-overs and contention are fitted where the stack has them."""
     if kind == "chip":
         return True
     stack = catalog.stack(name)
@@ -180,7 +182,7 @@ def _applies(kind: str, name: str, knob: Knob) -> bool:
         return stack.attention == "unfused"
     if knob.name.startswith("attention"):
         return value < 1.0
-    return knob.name != "hand_over" or value > 0.0
+    return knob.name not in ("hand_over", "contention") or value > 0.0
 
 
 def _improve(result: Fit, key: tuple[str, str, str], knob: Knob, group: Sequence[Row], width: float) -> None:

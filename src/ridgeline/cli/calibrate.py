@@ -192,6 +192,7 @@ def steps(
     sweeps: list[str] = []
 
     def progress(text: str) -> None:
+        """Show one sweep, and keep its words for the result."""
         sweeps.append(text)
         typer.echo(text, err=True)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ridgeline.cli import shared
+from ridgeline.cli import plan_options, shared
 
 if TYPE_CHECKING:
     from ridgeline.api.request import Request
@@ -16,16 +16,6 @@ if TYPE_CHECKING:
 
 OUTPUTS = (".html", "trace.json", ".json")
 LAUNCHERS = (".sh", ".toml", ".py")
-#: Options that fix a field of a plan; what is left out is searched.
-PLAN = (
-    "tp", "cp", "pp", "vpp", "ep", "etp", "dp", "micro_batch", "zero", "replicas",
-    "recompute", "recompute_layers", "schedule", "sequence_parallel",
-    "fsdp_reshard", "offload_activations", "offload_optimizer",
-    "overlap_tp", "overlap_grad", "overlap_param", "overlap_p2p", "overlap_ep",
-)  # fmt: skip
-
-Degree = int | None
-Switch = bool | None
 
 
 def train(
@@ -48,40 +38,28 @@ def train(
         str | None, typer.Option(metavar="NAME", help="training stack [newest of the chip's vendor]")
     ] = None,
     recipe: Annotated[str | None, typer.Option(metavar="NAME", help="number recipe [bf16]")] = None,
-    tp: Annotated[Degree, typer.Option(help="tensor parallel; degrees left out are searched")] = None,
-    cp: Annotated[Degree, typer.Option(help="context parallel")] = None,
-    pp: Annotated[Degree, typer.Option(help="pipeline parallel")] = None,
-    vpp: Annotated[Degree, typer.Option(help="model chunks per pipeline stage")] = None,
-    ep: Annotated[Degree, typer.Option(help="expert parallel")] = None,
-    etp: Annotated[Degree, typer.Option(help="tensor parallel inside an expert")] = None,
-    dp: Annotated[Degree, typer.Option(help="data parallel")] = None,
-    micro_batch: Annotated[Degree, typer.Option(help="sequences per pass and data-parallel rank")] = None,
-    zero: Annotated[
-        Degree, typer.Option(help="0 none, 1 optimizer, 2 + gradients, 3 + parameters (FSDP)")
-    ] = None,
-    replicas: Annotated[Degree, typer.Option(help="copies of the sharded group (HSDP)")] = None,
-    recompute: Annotated[str | None, typer.Option(help="none, selective or full")] = None,
-    recompute_layers: Annotated[
-        Degree, typer.Option(help="full recompute of this many layers per stage, -1 = all")
-    ] = None,
-    schedule: Annotated[
-        str | None, typer.Option(help="gpipe, 1f1b, interleaved, zb-h1, zb-h2, zb-v or dualpipe")
-    ] = None,
-    sequence_parallel: Annotated[Switch, typer.Option(help="split activations between tp regions")] = None,
-    fsdp_reshard: Annotated[Switch, typer.Option(help="ZeRO 3: free parameters after forward")] = None,
-    offload_activations: Annotated[Switch, typer.Option(help="keep activations in host memory")] = None,
-    offload_optimizer: Annotated[Switch, typer.Option(help="keep the optimizer in host memory")] = None,
-    overlap_tp: Annotated[
-        Switch, typer.Option(help="hide tensor-parallel communication [as the stack]")
-    ] = None,
-    overlap_grad: Annotated[
-        Switch, typer.Option(help="reduce gradients under backward [as the stack]")
-    ] = None,
-    overlap_param: Annotated[
-        Switch, typer.Option(help="gather parameters under forward [as the stack]")
-    ] = None,
-    overlap_p2p: Annotated[Switch, typer.Option(help="hide pipeline sends [as the stack]")] = None,
-    overlap_ep: Annotated[Switch, typer.Option(help="hide expert communication [as the stack]")] = None,
+    tp: plan_options.Tp = None,
+    cp: plan_options.Cp = None,
+    pp: plan_options.Pp = None,
+    vpp: plan_options.Vpp = None,
+    ep: plan_options.Ep = None,
+    etp: plan_options.Etp = None,
+    dp: plan_options.Dp = None,
+    micro_batch: plan_options.MicroBatch = None,
+    zero: plan_options.Zero = None,
+    replicas: plan_options.Replicas = None,
+    recompute: plan_options.Recompute = None,
+    recompute_layers: plan_options.RecomputeLayers = None,
+    schedule: plan_options.Schedule = None,
+    sequence_parallel: plan_options.SequenceParallel = None,
+    fsdp_reshard: plan_options.FsdpReshard = None,
+    offload_activations: plan_options.OffloadActivations = None,
+    offload_optimizer: plan_options.OffloadOptimizer = None,
+    overlap_tp: plan_options.OverlapTp = None,
+    overlap_grad: plan_options.OverlapGrad = None,
+    overlap_param: plan_options.OverlapParam = None,
+    overlap_p2p: plan_options.OverlapP2p = None,
+    overlap_ep: plan_options.OverlapEp = None,
     allow_cross_domain_tp: Annotated[
         bool, typer.Option("--allow-cross-domain-tp", help="tp may span scale-up domains")
     ] = False,
@@ -152,7 +130,7 @@ def asked(options: dict[str, Any]) -> Request:
         settings=options["settings"] or (),
         cross_domain_tp=options["allow_cross_domain_tp"],
         every=options["every"],
-        **{name: options[name] for name in PLAN},
+        **{name: options[name] for name in plan_options.NAMES},
     )
 
 

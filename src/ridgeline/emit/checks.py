@@ -49,6 +49,7 @@ def overlaps(scenario: Scenario, plan: Plan) -> Overlaps:
     stack = scenario.stack
 
     def pick(choice: bool | None, habit: bool) -> bool:
+        """The plan's choice, or the stack's habit where it has none."""
         return habit if choice is None else choice
 
     return Overlaps(

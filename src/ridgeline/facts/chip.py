@@ -52,6 +52,9 @@ class Chip(Spec):
     matrix: dict[Annotated[str, AfterValidator(matrix_key)], Rate] = Field(
         min_length=1, description="dense matrix rate by format name"
     )
+    products: dict[Annotated[str, AfterValidator(matrix_key)], Rate] = Field(
+        default_factory=dict, description="best measured rate of a large dense product by format name"
+    )
     vector: Rate = Field(description="fp32 rate of the vector units")
     memory: Memory
     l2: Size = Field(description="last-level cache or on-chip SRAM")

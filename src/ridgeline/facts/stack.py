@@ -61,6 +61,19 @@ class Stack(Spec):
         description="per-step cost that grows with nothing: gradient norm, logging, data, optimizer launch"
     )
     comm_sms: Fraction = Field(0.1, description="share of the cores lent to an overlapped collective")
+    contention: Fraction = Field(
+        0.19,
+        description="share of its speed that compute loses while a data-parallel collective runs beside it: cores, "
+        "cache, memory and power shared; 0.189 in the mean of A100, H100, MI210 and MI250, 0.40 at most "
+        "(arXiv:2507.03114)",
+    )
+    grad_passes: float = Field(
+        0.0,
+        ge=0,
+        le=8,
+        description="memory passes over a chip's whole gradient buffer, once per step: Megatron clears it (1) and "
+        "scales it before the reduction (2)",
+    )
     overlap_tp: bool = False
     overlap_grad: bool = True
     overlap_param: bool = False
@@ -91,7 +104,8 @@ class Stack(Spec):
         0.02,
         ge=0,
         le=0.3,
-        description="a step is the expected maximum over ranks: relative excess at 1,000 ranks",
+        description="a step is the expected maximum over ranks: relative excess at 1,000 ranks, growing with the "
+        "logarithm of their number",
     )
     rows: int = Field(
         0, ge=0, description="fit rows that inform the numbers; below 8 the parent's numbers stand"

@@ -31,6 +31,20 @@ KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "buffers"
 
 
 @dataclass(frozen=True, slots=True)
+class _Run:
+    """What is trained and how: the arguments of `memory_by_kind` that every part of it reads."""
+
+    model: Model
+    shape: Shape
+    codes: IntArray
+    stages: Stages
+    plan: Plan | PlanGrid
+    params: Parameters
+    stack: Stack
+    recipe: Recipe
+
+
+@dataclass(frozen=True, slots=True)
 class _Moment:
     """Bytes of one candidate for the peak ``[4, plans]``."""
 
@@ -56,8 +70,9 @@ def memory_by_kind(
     parameter_copies: float,
 ) -> dict[str, FloatArray]:
     """Peak bytes per kind ``[4, plans]``; ``in_flight`` counts micro-batches of a whole stage, same shape."""
-    weights, gradients, optimizer = _states(stages, plan, params, stack, recipe, parameter_copies)
-    moments = _moments(model, shape, codes, stages, plan, params, stack, recipe, in_flight)
+    run = _Run(model, shape, codes, stages, plan, params, stack, recipe)
+    weights, gradients, optimizer = _states(run, parameter_copies)
+    moments = _moments(run, in_flight)
     peak = moments[0]
     for other in moments[1:]:
         later = other.live > peak.live
@@ -68,24 +83,18 @@ def memory_by_kind(
     return {kind: np.where(exists, part, 0.0) for kind, part in zip(KINDS, parts, strict=True)}
 
 
-def _states(
-    stages: Stages,
-    plan: Plan | PlanGrid,
-    params: Parameters,
-    stack: Stack,
-    recipe: Recipe,
-    copies: float,
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _states(run: _Run, copies: float) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Weights, gradients and optimizer state of one chip.
 
     ZeRO (arXiv:1910.02054, fig. 1): stage 1 shards the optimizer, 2 the gradients, 3 the weights. Without
     resharding after forward, stage 3 keeps the gathered weights too; under a pipeline it reduces after the
     last micro-batch, so that whole gradients stay beside the sharded ones.
     """
+    plan, params, recipe = run.plan, run.params, run.recipe
     d, e = params.dense * copies, params.expert * copies
     ds, es = params.dense_shards, params.expert_shards
     td, te = d * params.trained, e * params.trained_expert
-    grad_bytes = recipe.grad_bytes if stack.grad_fp32 else min(recipe.grad_bytes, 2.0)
+    grad_bytes = recipe.grad_bytes if run.stack.grad_fp32 else min(recipe.grad_bytes, 2.0)
     state_bytes = recipe.master_bytes + recipe.moment_bytes
     # a frozen matrix has no master copy to be made from: it is stored once, in the format it is multiplied in
     frozen = min(recipe.weight_bytes, recipe.saved_linear_bytes)
@@ -124,21 +133,11 @@ class _Sizes:
         return table[:, self.codes]
 
 
-def _moments(
-    model: Model,
-    shape: Shape,
-    codes: IntArray,
-    stages: Stages,
-    plan: Plan | PlanGrid,
-    params: Parameters,
-    stack: Stack,
-    recipe: Recipe,
-    in_flight: FloatArray,
-) -> tuple[_Moment, ...]:
+def _moments(run: _Run, in_flight: FloatArray) -> tuple[_Moment, ...]:
     """What comes and goes at each candidate for the peak."""
-    sizes = _Sizes(shape.tp.size, codes)
-    kept, again = _kept(model, stages, plan, sizes, in_flight)
-    standing, passing = _buffers(model, shape, plan, params, stack, recipe, sizes)
+    model, sizes = run.model, _Sizes(run.shape.tp.size, run.codes)
+    kept, again = _kept(run, sizes, in_flight)
+    standing, passing = _buffers(run, sizes)
     working = sizes(*(working_bytes(block) for block in model.layers)).max(axis=0)
     loss, head = _loss_and_output(model)
     softmax, made, inputs, gradient, output_work, output_gradient = sizes(
@@ -151,7 +150,7 @@ def _moments(
     )
     # a prediction depth has a loss of its own, and its softmax waits beside the first
     waiting = softmax if model.mtp else np.zeros_like(softmax)
-    here = stages.head
+    here = run.stages.head
     return (
         _Moment(kept + again + working, np.zeros_like(kept), standing + passing),
         _Moment(kept + here * inputs, here * (softmax + waiting + made), standing),
@@ -163,10 +162,9 @@ def _moments(
     )
 
 
-def _kept(
-    model: Model, stages: Stages, plan: Plan | PlanGrid, sizes: _Sizes, in_flight: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def _kept(run: _Run, sizes: _Sizes, in_flight: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Activations that wait for their backward ``[4, plans]``, and those of a layer that is computed again."""
+    model, plan, stages = run.model, run.plan, run.stages
     layers = stages.layers
     policy = "selective" if plan.recompute == "selective" else "none"
     saved = sizes(*(activation_bytes(block, policy) for block in model.layers))
@@ -185,15 +183,7 @@ def _kept(
     return kept, again
 
 
-def _buffers(
-    model: Model,
-    shape: Shape,
-    plan: Plan | PlanGrid,
-    params: Parameters,
-    stack: Stack,
-    recipe: Recipe,
-    sizes: _Sizes,
-) -> tuple[FloatArray, FloatArray]:
+def _buffers(run: _Run, sizes: _Sizes) -> tuple[FloatArray, FloatArray]:
     """Bytes beside states and activations ``[4, plans]``: always there, and under the backward of a layer.
 
     Tensor parallelism keeps a buffer for one gathered sequence. Below ZeRO stage 3 the weight gradients of
@@ -202,14 +192,15 @@ def _buffers(
     copy that is being reduced are there: FSDP's unit is a layer, with embedding and head gathered throughout;
     compilers and DeepSpeed go matrix by matrix.
     """
-    sequence = sizes(model.layers[0].input_bytes * shape.sequence_split)[0]
+    model, plan, params, recipe = run.model, run.plan, run.params, run.recipe
+    sequence = sizes(model.layers[0].input_bytes * run.shape.sequence_split)[0]
     standing = np.where(np.asarray(plan.tp) > 1, sequence, 0.0) + np.zeros_like(params.dense)
     passing = np.zeros_like(params.dense)
     if plan.zero < 3:
         handed = sizes(*(gradient_bytes(block) for block in model.layers)).max(axis=0)
         return standing + handed, passing
     unit, root = params.largest_layer, params.ends
-    if stack.framework != "fsdp":
+    if run.stack.framework != "fsdp":
         unit = sizes(*(largest_matrix(block) for block in model.layers)).max(axis=0)
         root = passing
     if plan.fsdp_reshard:

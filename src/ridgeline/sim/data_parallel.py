@@ -33,6 +33,7 @@ class DataParallel:
     backward_s: FloatArray  # the same, with the reductions of ZeRO 2 and 3
     layers: FloatArray  # layers per stage, the buckets of overlap
     sent_bytes: FloatArray  # [plans], per chip and step
+    outside: FloatArray  # [plans]: 1 where the traffic leaves the scale-up domain, as pipeline sends then do, else 0
 
     def exposed(
         self,
@@ -42,16 +43,41 @@ class DataParallel:
         switch: dict[str, bool],
         stack: Stack,
     ) -> FloatArray:
-        """Seconds per step of reduction and gathering that the pipeline does not hide ``[plans]``."""
-        last_bucket = 1.0 / np.maximum(self.layers, 1.0)
+        """Seconds per step of reduction and gathering that the pipeline does not hide ``[plans]``.
+
+        The last piece to be final has nothing left to hide under, nor the first that is needed. A piece is a layer,
+        or a whole chunk of an interleaved pipeline: Megatron reduces and gathers chunk by chunk there, so that all
+        stages of the pipeline slow down together (Megatron Bridge guide, "Communication Overlap": the granularity
+        "becomes the Transformer layers per virtual pipeline stage"). What is hidden slows the compute beside it.
+        """
+        pieces = np.maximum(self.layers, 1.0)
+        if schedule == "interleaved":
+            pieces = np.minimum(pieces, np.where(grid.pp > 1, grid.vpp, pieces))
+        last_bucket = 1.0 / pieces
         reduce, gather = self.reduce_s, self.gather_s
+        sends = np.zeros_like(self.outside)
         if switch["overlap_grad"]:
             hidden = hidden_reduction_s(schedule, costs, reduce * (1.0 - last_bucket), grid.pp, grid.vpp)
-            reduce = reduce - hidden * (1.0 - stack.comm_sms)
+            backward = costs.input_grad_s + costs.weight_grad_s
+            sends = sends + self._slower_sends(hidden, backward / grid.vpp, costs.send_s)
+            reduce = reduce - hidden * (1.0 - stack.contention)
         if switch["overlap_param"]:
             hidden = hidden_gather_s(schedule, costs, gather * (1.0 - last_bucket), grid.pp, grid.vpp)
-            gather = gather - hidden * (1.0 - stack.comm_sms)
-        return np.asarray((reduce + gather).max(axis=0))
+            sends = sends + self._slower_sends(hidden, costs.forward_s / grid.vpp, costs.send_s)
+            gather = gather - hidden * (1.0 - stack.contention)
+        return np.asarray((reduce + gather + sends).max(axis=0))
+
+    def _slower_sends(
+        self, hidden_s: FloatArray, chunk_s: FloatArray, send_s: FloatArray | float
+    ) -> FloatArray:
+        """Delay of pipeline sends that share a NIC with ``hidden_s`` of collectives, stage by stage ``[4, plans]``.
+
+        Two flows get half of the link each, so every chunk that goes by meanwhile hands over one send time later.
+        While the pipeline fills and drains nothing else hides that.
+        """
+        period = np.maximum(chunk_s + 2.0 * np.asarray(send_s), 1e-30)
+        delay: FloatArray = self.outside * hidden_s / period * send_s
+        return delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +121,14 @@ class _Traffic:
         return collective_seconds(kind, size, where, self.scenario.cluster, self.scenario.calibration.links)
 
     @property
+    def outside(self) -> FloatArray:
+        """1 where the dense shards span several scale-up domains, else 0 ``[plans]``.
+
+        Neighbouring pipeline stages lie further apart than the shards of one stage, and are then outside too.
+        """
+        return np.asarray(self.dense.domains[0] > 1.0, dtype=np.float64)
+
+    @property
     def sent_share(self) -> FloatArray:
         """What a ring over the dense shards sends of each byte: (n - 1) / n."""
         return 1.0 - 1.0 / np.maximum(self.params.dense_shards, 1.0)
@@ -133,11 +167,11 @@ def _by_step(
         gather = traffic.sharded_s("all_gather", gathered, gathered_experts)
     sent = ((size + experts + gathered + gathered_experts) * traffic.sent_share).max(axis=0)
     if grid.zero < 2:
-        return DataParallel(reduce, gather, zeros, zeros, layers, sent)
+        return DataParallel(reduce, gather, zeros, zeros, layers, sent, traffic.outside)
     # sharded gradients cannot wait for the other micro-batches: each one is reduced as it comes
     if switch["overlap_grad"]:
-        reduce = exposed_under(reduce, _overlapped(backward_s, layers), traffic.scenario.stack.comm_sms)
-    return DataParallel(zeros, gather, zeros, reduce, layers, sent)
+        reduce = exposed_under(reduce, _overlapped(backward_s, layers), traffic.scenario.stack.contention)
+    return DataParallel(zeros, gather, zeros, reduce, layers, sent, traffic.outside)
 
 
 def _by_layer(traffic: _Traffic, layers: FloatArray, compute: tuple[FloatArray, FloatArray]) -> DataParallel:
@@ -160,12 +194,12 @@ def _by_layer(traffic: _Traffic, layers: FloatArray, compute: tuple[FloatArray, 
     ahead = gather if grid.fsdp_reshard else gather * once
     behind = gather * float(grid.fsdp_reshard) + scatter * once
     if stack.prefetch:
-        ahead = exposed_under(ahead, _overlapped(compute[0], layers), stack.comm_sms)
-        behind = exposed_under(behind, _overlapped(compute[1], layers), stack.comm_sms)
+        ahead = exposed_under(ahead, _overlapped(compute[0], layers), stack.contention)
+        behind = exposed_under(behind, _overlapped(compute[1], layers), stack.contention)
     sent_bytes = 2.0 * recipe.gather_bytes + recipe.grad_reduce_bytes
     sent = (params.dense * traffic.sent_share).max(axis=0) * sent_bytes * m
     zeros = np.zeros_like(params.dense)
-    return DataParallel(zeros, zeros, ahead, behind, layers, sent)
+    return DataParallel(zeros, zeros, ahead, behind, layers, sent, traffic.outside)
 
 
 def _overlapped(compute_s: FloatArray, layers: FloatArray) -> FloatArray:

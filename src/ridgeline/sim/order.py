@@ -121,6 +121,7 @@ def _zero_bubble_v(m: int, pp: int, stage: int) -> list[Operation]:
     count = {(kind, chunk): 0 for kind in "FBW" for chunk in (0, 1)}
 
     def add(*steps: tuple[str, int]) -> None:
+        """Append the next micro-batch of each (kind, chunk)."""
         for step in steps:
             operations.append((step[0], count[step], step[1]))
             count[step] += 1
@@ -164,15 +165,18 @@ def _dualpipe(m: int, pp: int, stage: int) -> list[Operation]:
     late: list[tuple[int, int]] = []  # weight gradients put off, oldest first
 
     def forward(chunk: int, paired: bool = False) -> None:
+        """Append the chunk's next forward; ``paired`` with the backward that follows."""
         operations.append(("F+" if paired else "F", next(numbers["F", chunk]), chunk))
 
     def backward(chunk: int, split: bool = False) -> None:
+        """Append the chunk's next backward, its weight gradient put off where it is ``split``."""
         j = next(numbers["B", chunk])
         operations.append(("B" if split else "BW", j, chunk))
         if split:
             late.append((j, chunk))
 
     def weight() -> None:
+        """Append the oldest weight gradient that was put off."""
         j, chunk = late.pop(0)
         operations.append(("W", j, chunk))
 

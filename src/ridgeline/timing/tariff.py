@@ -158,6 +158,7 @@ def _fits(cluster: Cluster, links: LinkCalibration, keys: tuple[str, ...], first
     reference = [links.scale_up_latency if scale_up else links.scale_out_latency for scale_up in inside]
 
     def column(values: object) -> FloatArray:
+        """Values per tier, with an axis for each axis of plans."""
         table = np.array(values, dtype=np.float64)
         return table.reshape(*table.shape, *(1,) * ndim)
 
