@@ -109,6 +109,31 @@ def test_overlap_switches_hide_communication() -> None:
     assert hidden.exposed_s["tp"] < shown.exposed_s["tp"]
 
 
+@pytest.mark.parametrize(
+    ("plan", "hides"),
+    [
+        ({"pp": 8, "vpp": 2, "schedule": "interleaved"}, True),
+        ({"pp": 8}, False),  # no second micro-batch at hand
+        ({"pp": 1, "zero": 3}, True),
+        ({"pp": 8, "vpp": 2, "schedule": "interleaved", "recompute": "full"}, False),
+    ],
+)
+def test_another_micro_batch_hides_expert_messages(plan: dict[str, Any], hides: bool) -> None:
+    base = {"tp": 1, "ep": 8, "dp": 64 // plan["pp"]}
+    shown = train(scenario("qwen3-235b-a22b", **base, **plan, overlap_ep=False))
+    hidden = train(scenario("qwen3-235b-a22b", **base, **plan, overlap_ep=True))
+    assert (hidden.exposed_s["ep"] < 0.5 * shown.exposed_s["ep"]) == hides
+    assert (hidden.step_time_s < shown.step_time_s) == hides
+
+
+@pytest.mark.parametrize(("ep", "hides"), [(8, False), (32, True)])
+def test_stacks_may_hide_expert_messages_beyond_a_domain_only(ep: int, hides: bool) -> None:
+    base = scenario("qwen3-235b-a22b", tp=1, pp=2, vpp=2, dp=32, ep=ep, schedule="interleaved")
+    stack = base.stack.model_copy(update={"overlap_ep_beyond": True})
+    shown, hidden = train(base).exposed_s["ep"], train(base.replace(stack=stack)).exposed_s["ep"]
+    assert (hidden < shown) == hides
+
+
 def test_recompute_trades_time_for_memory() -> None:
     none, full = train(scenario()), train(scenario(recompute="full"))
     assert full.step_time_s > none.step_time_s

@@ -65,10 +65,22 @@ class Stack(Spec):
     overlap_grad: bool = True
     overlap_param: bool = False
     overlap_p2p: bool = True
-    overlap_ep: bool = False
-    dispatcher: Literal["alltoall", "deepep"] = Field(
+    overlap_ep: bool = Field(
+        False, description="expert messages run under the compute of another micro-batch or half of one"
+    )
+    overlap_ep_beyond: bool = Field(
+        False,
+        description="the same, only under interleaved pipelines and where a layer's experts leave the scale-up domain",
+    )
+    dispatcher: Literal["alltoall", "deepep", "flex"] = Field(
         "alltoall",
-        description="experts: one copy of a token per expert, or one per node and rank (DeepEP and its kin)",
+        description="experts: one copy of a token per expert; one per node and rank (DeepEP and its kin); or the "
+        "second inside one scale-up domain and where the router limits the nodes of a token, else the first",
+    )
+    weighted_activation: bool = Field(
+        False,
+        description="router weights are applied before the second matmul of an expert, so that its output need not "
+        "be kept for their gradient; not where experts have biases, as the two differ there",
     )
     prefetch: bool = Field(True, description="FSDP: the next gather starts before the current layer ends")
     layer_messages: int = Field(

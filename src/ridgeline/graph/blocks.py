@@ -111,6 +111,8 @@ def _feed_forward(
 def _moe(mlp: Moe, h: float, style: Style) -> list[Op]:
     """Router, permutation, routed experts as grouped matmuls, un-permutation, casts, shared experts."""
     t, rows = style.seq, style.seq * mlp.topk
+    # the output of the experts is kept for the gradient of the router's weights, unless these come before it
+    kept = 0.0 if style.stack.weighted_activation and not mlp.bias else 2.0 * rows * h
     return [
         Gemm("router", t, mlp.experts, h, split=SEQUENCE, role="router", trained=style.trained),
         Stream(
@@ -129,7 +131,7 @@ def _moe(mlp: Moe, h: float, style: Style) -> list[Op]:
             "un-permute",
             2.0 * (rows + t) * h,
             4.0 * (rows + t) * h,
-            saved=2.0 * rows * h,
+            saved=kept,
             launches=2.0,
             fusible=False,
         ),

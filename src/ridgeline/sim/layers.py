@@ -73,6 +73,7 @@ class BlockTimes:
     tp_s: FloatArray  # exposed communication
     cp_s: FloatArray
     ep_s: FloatArray
+    ep_hidden_s: FloatArray | None  # of it, what another micro-batch hides where the schedule has one at hand
     link_bytes: FloatArray  # [blocks, shapes] sent per micro-batch, all axes
     forward: Work  # what full recompute repeats of layers
     selective: Work  # what selective recompute repeats
@@ -93,7 +94,7 @@ def block_times(
     stack: Stack,
     *,
     overlap_tp: bool,
-    overlap_ep: bool,
+    overlap_ep: bool | None,
 ) -> BlockTimes:
     """Time every operator and message of a sharded ``model`` for one micro-batch."""
     make = _of_one_shape if shape.tp.size == 1 else _of_many_shapes
@@ -108,7 +109,7 @@ def _block_times(
     calibration: Calibration,
     stack: Stack,
     overlap_tp: bool,
-    overlap_ep: bool,
+    overlap_ep: bool | None,
     *,
     shape: Shape,
 ) -> BlockTimes:
@@ -266,6 +267,7 @@ def _sum(
         tp_s=messages.exposed["tp"],
         cp_s=messages.exposed["cp"],
         ep_s=messages.exposed["ep"],
+        ep_hidden_s=messages.hidden_ep,
         link_bytes=messages.sent_bytes,
         forward=Work(*np.moveaxis(sums[FORWARD, :, 3:], 1, 0)),
         selective=Work(*np.moveaxis(again[:, 3:], 1, 0)),
