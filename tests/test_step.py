@@ -134,6 +134,25 @@ def test_stacks_may_hide_expert_messages_beyond_a_domain_only(ep: int, hides: bo
     assert (hidden < shown) == hides
 
 
+def test_compilers_repeat_a_dense_layer_without_its_last_matmul() -> None:
+    base = scenario(tp=1, pp=1, dp=64, zero=3, recompute="full")
+    whole, trimmed = train(base), train(changed(base, "stack", recompute_trimmed=True))
+    plain = train(scenario(tp=1, pp=1, dp=64, zero=3))
+    layer, last = 855_638_016, 8192 * 28672  # matrix parameters of a layer and of its down projection
+    assert trimmed.step_time_s < whole.step_time_s
+    again = (trimmed.hfu * trimmed.step_time_s - plain.hfu * plain.step_time_s) / (
+        whole.hfu * whole.step_time_s - plain.hfu * plain.step_time_s
+    )
+    assert 1 - last / layer - 0.01 < again < 1 - 0.8 * last / layer  # attention is repeated too
+
+
+def test_unfused_expert_biases_cost_time_where_experts_have_them() -> None:
+    for model, slower in (("gpt-oss-120b", True), ("qwen3-30b-a3b", False)):
+        base = scenario(model, tp=1, pp=1, dp=64, ep=8)
+        apart = changed(base, "stack", fused_expert_bias=False)
+        assert (train(apart).step_time_s > train(base).step_time_s) == slower
+
+
 def test_recompute_trades_time_for_memory() -> None:
     none, full = train(scenario()), train(scenario(recompute="full"))
     assert full.step_time_s > none.step_time_s

@@ -268,6 +268,20 @@ def test_open_fields_are_tried_lightest_recompute_first() -> None:
 
 
 @pytest.mark.parametrize(
+    ("stated", "zero", "tried"),
+    [("unknown", 3, {False, True}), ("unknown", 1, {False}), ("none", 3, {False})],
+)
+def test_unstated_offload_is_tried_where_parameters_are_sharded(
+    stated: str, zero: int, tried: set[bool]
+) -> None:
+    found, opened = plans(case(recompute="unknown", offload=stated, zero_stage=zero, pp=1, vpp="", dp=8))
+    assert {plan.offload_activations for plan in found} == tried
+    assert not found[0].offload_activations
+    assert all(plan.recompute == "none" for plan in found if plan.offload_activations)
+    assert ("offload_activations" in opened) == (len(tried) > 1)
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("full", ("full", -1)),
@@ -406,7 +420,7 @@ def test_validate_keeps_failures_and_picks_what_fits() -> None:
     assert seen[-1] == (4, 4)
     opened, odd, stated, rough = board.rows
     assert opened.predicted_s == pytest.approx(2.0 * 1.1 * 1.05)  # none does not fit, selective does
-    assert opened.high_s == pytest.approx(2.0 * 1.1 * 1.3 * 1.1)  # full fits too and widens the interval
+    assert opened.high_s == pytest.approx(2.0 * 1.1 * 1.05 * 1.1)  # full fits too, but nobody would choose it
     assert odd.status.startswith("not predicted: unknown chip 'mtt-s4000'")
     assert board.rough == (rough,)
     assert stated.rel_err == pytest.approx(0.43)

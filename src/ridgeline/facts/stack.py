@@ -82,6 +82,9 @@ class Stack(Spec):
         description="router weights are applied before the second matmul of an expert, so that its output need not "
         "be kept for their gradient; not where experts have biases, as the two differ there",
     )
+    fused_expert_bias: bool = Field(
+        True, description="the bias of an expert's output, times its router weight, is added inside a kernel"
+    )
     prefetch: bool = Field(True, description="FSDP: the next gather starts before the current layer ends")
     layer_messages: int = Field(
         1,
@@ -95,6 +98,11 @@ class Stack(Spec):
     grad_fp32: bool = Field(True, description="gradients accumulate in fp32")
     zero: int = Field(1, ge=0, le=3, description="default ZeRO stage")
     recompute: Literal["none", "selective", "full"] = "none"
+    recompute_trimmed: bool = Field(
+        False,
+        description="full recompute stops at what backward needs: a compiler drops the last matmul of a dense layer, "
+        "whose output only the next layer reads; eager code repeats the whole layer",
+    )
     reserve: Bytes = Field(description="context, library workspaces and communication buffers per chip")
     fragmentation: float = Field(
         0.03, ge=0, le=0.3, description="share of live tensors lost to the allocator"

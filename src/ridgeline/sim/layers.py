@@ -81,6 +81,8 @@ class BlockTimes:
     selective_peak_s: FloatArray  # [blocks, shapes]
     selective_matrix_s: FloatArray
     selective_stream_s: FloatArray
+    spared_peak_s: FloatArray  # [blocks, shapes]: matmuls that full recompute leaves out
+    spared_matrix_s: FloatArray
     num_layer_kinds: int  # blocks come as layer kinds, embedding, head and perhaps multi-token prediction
 
 
@@ -256,6 +258,7 @@ def _sum(
     flat = table.reshape(rows, -1)
     sums = (program.incidence @ flat).reshape(3, program.num_blocks, 6, shapes)
     again = (program.again @ flat).reshape(program.num_blocks, 6, shapes)
+    spared = (program.spared @ flat).reshape(program.num_blocks, 6, shapes)
     whole = sums.sum(axis=0)
     return BlockTimes(
         program=program,
@@ -269,11 +272,13 @@ def _sum(
         ep_s=messages.exposed["ep"],
         ep_hidden_s=messages.hidden_ep,
         link_bytes=messages.sent_bytes,
-        forward=Work(*np.moveaxis(sums[FORWARD, :, 3:], 1, 0)),
+        forward=Work(*np.moveaxis(sums[FORWARD, :, 3:] - spared[:, 3:], 1, 0)),
         selective=Work(*np.moveaxis(again[:, 3:], 1, 0)),
         work=Work(*np.moveaxis(whole[:, 3:], 1, 0)),
         selective_peak_s=again[:, 0],
         selective_matrix_s=again[:, 1],
         selective_stream_s=again[:, 2],
+        spared_peak_s=spared[:, 0],
+        spared_matrix_s=spared[:, 1],
         num_layer_kinds=num_layer_kinds,
     )

@@ -75,7 +75,9 @@ def phase_times(
     rows = [*rest, *matrix]
     if grid.recompute == "full":  # embedding and head are never computed again
         layers = np.arange(len(rest[FORWARD]))[:, None] < blocks.num_layer_kinds
-        rows += [rest[FORWARD] * layers, matrix[FORWARD] * layers]
+        repeated = rest[FORWARD] - apart(blocks.spared_peak_s, 0.0 * blocks.spared_peak_s)
+        spared = at(blocks.spared_matrix_s) * real.kernels
+        rows += [repeated * layers, (matrix[FORWARD] - spared) * layers]
     elif grid.recompute == "selective":
         rows.append(apart(blocks.selective_peak_s, blocks.selective_stream_s))
         rows.append(at(blocks.selective_matrix_s) * real.kernels)
