@@ -153,6 +153,19 @@ def test_unfused_expert_biases_cost_time_where_experts_have_them() -> None:
         assert (train(apart).step_time_s > train(base).step_time_s) == slower
 
 
+def test_gathers_into_lists_cost_the_host_a_piece_per_rank() -> None:
+    extra = {}
+    for ranks in (64, 128):
+        base = scenario(tp=1, pp=1, dp=ranks, zero=3)
+        base = base.replace(job=TrainingJob(batch=ranks, seq=8192))
+        listed = changed(base, "stack", gather_piece=1e-5, prefetch=False)
+        whole = changed(base, "stack", prefetch=False)
+        extra[ranks] = train(listed).step_time_s - train(whole).step_time_s
+    # two gathers of 80 layers at each micro-batch
+    assert extra[64] == pytest.approx(2 * 80 * 64 * 1e-5, rel=0.1)
+    assert extra[128] == pytest.approx(2 * extra[64], rel=0.1)
+
+
 def test_recompute_trades_time_for_memory() -> None:
     none, full = train(scenario()), train(scenario(recompute="full"))
     assert full.step_time_s > none.step_time_s

@@ -93,6 +93,11 @@ class Stack(Spec):
         description="ZeRO-3: collectives per layer and direction: 1 where a layer's parameters are one flat buffer, "
         "one per tensor where each is gathered alone",
     )
+    gather_piece: Seconds = Field(
+        0.0,
+        description="ZeRO-3: host time per rank of each gather into a list of one tensor per rank, which is sliced "
+        "before and copied out after; 0 where it goes into one tensor",
+    )
     fused_loss: bool = Field(True, description="cross-entropy does not keep a second fp32 copy of the logits")
     dropout: bool = Field(False, description="dropout masks are made and kept (models before 2022)")
     grad_fp32: bool = Field(True, description="gradients accumulate in fp32")
