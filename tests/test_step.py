@@ -109,6 +109,74 @@ def test_overlap_switches_hide_communication() -> None:
     assert hidden.exposed_s["tp"] < shown.exposed_s["tp"]
 
 
+@pytest.mark.parametrize(
+    ("plan", "hides"),
+    [
+        ({"pp": 8, "vpp": 2, "schedule": "interleaved"}, True),
+        ({"pp": 8}, False),  # no second micro-batch at hand
+        ({"pp": 1, "zero": 3}, True),
+        ({"pp": 8, "vpp": 2, "schedule": "interleaved", "recompute": "full"}, False),
+    ],
+)
+def test_another_micro_batch_hides_expert_messages(plan: dict[str, Any], hides: bool) -> None:
+    base = {"tp": 1, "ep": 8, "dp": 64 // plan["pp"]}
+    shown = train(scenario("qwen3-235b-a22b", **base, **plan, overlap_ep=False))
+    hidden = train(scenario("qwen3-235b-a22b", **base, **plan, overlap_ep=True))
+    assert (hidden.exposed_s["ep"] < 0.5 * shown.exposed_s["ep"]) == hides
+    assert (hidden.step_time_s < shown.step_time_s) == hides
+
+
+@pytest.mark.parametrize(("ep", "hides"), [(8, False), (32, True)])
+def test_stacks_may_hide_expert_messages_beyond_a_domain_only(ep: int, hides: bool) -> None:
+    base = scenario("qwen3-235b-a22b", tp=1, pp=2, vpp=2, dp=32, ep=ep, schedule="interleaved")
+    stack = base.stack.model_copy(update={"overlap_ep_beyond": True})
+    shown, hidden = train(base).exposed_s["ep"], train(base.replace(stack=stack)).exposed_s["ep"]
+    assert (hidden < shown) == hides
+
+
+def test_compilers_repeat_a_dense_layer_without_its_last_matmul() -> None:
+    base = scenario(tp=1, pp=1, dp=64, zero=3, recompute="full")
+    whole, trimmed = train(base), train(changed(base, "stack", recompute_trimmed=True))
+    plain = train(scenario(tp=1, pp=1, dp=64, zero=3))
+    layer, last = 855_638_016, 8192 * 28672  # matrix parameters of a layer and of its down projection
+    assert trimmed.step_time_s < whole.step_time_s
+    again = (trimmed.hfu * trimmed.step_time_s - plain.hfu * plain.step_time_s) / (
+        whole.hfu * whole.step_time_s - plain.hfu * plain.step_time_s
+    )
+    assert 1 - last / layer - 0.01 < again < 1 - 0.8 * last / layer  # attention is repeated too
+
+
+def test_unfused_expert_biases_cost_time_where_experts_have_them() -> None:
+    for model, slower in (("gpt-oss-120b", True), ("qwen3-30b-a3b", False)):
+        base = scenario(model, tp=1, pp=1, dp=64, ep=8)
+        apart = changed(base, "stack", fused_expert_bias=False)
+        assert (train(apart).step_time_s > train(base).step_time_s) == slower
+
+
+def test_gathers_into_lists_cost_the_host_a_piece_per_rank() -> None:
+    extra = {}
+    for ranks in (64, 128):
+        base = scenario(tp=1, pp=1, dp=ranks, zero=3)
+        base = base.replace(job=TrainingJob(batch=ranks, seq=8192))
+        listed = changed(base, "stack", gather_piece=1e-5, prefetch=False)
+        whole = changed(base, "stack", prefetch=False)
+        extra[ranks] = train(listed).step_time_s - train(whole).step_time_s
+    # two gathers of 80 layers at each micro-batch
+    assert extra[64] == pytest.approx(2 * 80 * 64 * 1e-5, rel=0.1)
+    assert extra[128] == pytest.approx(2 * extra[64], rel=0.1)
+
+
+@pytest.mark.parametrize(("chip", "bound"), [("b200-sxm", True), ("gb200", False)])
+def test_eager_experts_hold_the_device_up_on_domains_of_one_node(chip: str, bound: bool) -> None:
+    base = scenario("qwen3-30b-a3b", chip, tp=1, pp=1, dp=8, ep=8)
+    base = base.replace(job=TrainingJob(batch=64, seq=4096))
+    eager = changed(base, "stack", expert_host=0.05)
+    layers, passes, micro_batches = 48, 2, 8
+    least = layers * passes * micro_batches * 0.05
+    assert (train(eager).step_time_s > least) == bound
+    assert bound or train(eager).step_time_s == train(base).step_time_s
+
+
 def test_recompute_trades_time_for_memory() -> None:
     none, full = train(scenario()), train(scenario(recompute="full"))
     assert full.step_time_s > none.step_time_s

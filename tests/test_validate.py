@@ -202,13 +202,15 @@ def test_what_cannot_be_expressed_says_so() -> None:
         ("NeMo / Megatron-Core", "2023-11", "NVIDIA", "nemo-2023"),
         ("NeMo / Megatron-Core", "2025-06", "NVIDIA", "nemo-2025"),
         ("NeMo / Megatron-Core", "2025-06", "AMD", "amd-nemo-2025"),
-        ("Megatron-Bridge (NeMo)", "2025-11", "NVIDIA", "nemo-2025"),
-        ("Megatron-Bridge (NeMo)", "2026-06", "NVIDIA", "megatron-bridge-2026"),
+        ("Megatron-Bridge (NeMo)", "2025-09", "NVIDIA", "nemo-2025"),
+        ("Megatron-Bridge (NeMo)", "2025-11", "NVIDIA", "megatron-bridge-2025-11"),
+        ("Megatron-Bridge (NeMo)", "2026-04", "NVIDIA", "megatron-bridge-2026"),
+        ("Megatron-Bridge (NeMo)", "2026-06", "NVIDIA", "megatron-bridge-2026-06"),
         ("torchtitan (torch.compile)", "2024-12", "NVIDIA", "torchtitan-compile-2024"),
         ("torchtitan (torch.compile)", "2025-06", "NVIDIA", "torchtitan-compile-2025"),
         ("torchtitan", "2024-12", "NVIDIA", "torchtitan-2025"),
         ("MaxText (JAX)", "2024-06", "Google", "maxtext-2024"),
-        ("my own", None, "NVIDIA", "megatron-bridge-2026"),
+        ("my own", None, "NVIDIA", "megatron-bridge-2026-06"),
         ("", None, "Google", "maxtext-2025"),
     ],
 )
@@ -263,6 +265,20 @@ def test_open_fields_are_tried_lightest_recompute_first() -> None:
     assert found[0].schedule == "interleaved"
     assert all((32 // 4 // plan.micro_batch) % plan.pp == 0 for plan in found if plan.vpp > 1)
     assert "recompute not stated: tried none, selective, full" in layouts.describe(found, opened)
+
+
+@pytest.mark.parametrize(
+    ("stated", "zero", "tried"),
+    [("unknown", 3, {False, True}), ("unknown", 1, {False}), ("none", 3, {False})],
+)
+def test_unstated_offload_is_tried_where_parameters_are_sharded(
+    stated: str, zero: int, tried: set[bool]
+) -> None:
+    found, opened = plans(case(recompute="unknown", offload=stated, zero_stage=zero, pp=1, vpp="", dp=8))
+    assert {plan.offload_activations for plan in found} == tried
+    assert not found[0].offload_activations
+    assert all(plan.recompute == "none" for plan in found if plan.offload_activations)
+    assert ("offload_activations" in opened) == (len(tried) > 1)
 
 
 @pytest.mark.parametrize(
@@ -404,7 +420,7 @@ def test_validate_keeps_failures_and_picks_what_fits() -> None:
     assert seen[-1] == (4, 4)
     opened, odd, stated, rough = board.rows
     assert opened.predicted_s == pytest.approx(2.0 * 1.1 * 1.05)  # none does not fit, selective does
-    assert opened.high_s == pytest.approx(2.0 * 1.1 * 1.3 * 1.1)  # full fits too and widens the interval
+    assert opened.high_s == pytest.approx(2.0 * 1.1 * 1.05 * 1.1)  # full fits too, but nobody would choose it
     assert odd.status.startswith("not predicted: unknown chip 'mtt-s4000'")
     assert board.rough == (rough,)
     assert stated.rel_err == pytest.approx(0.43)

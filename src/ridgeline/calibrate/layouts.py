@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Sequence
@@ -35,8 +36,26 @@ def plans_of(case: Case, stack: Stack, num_layers: int) -> tuple[list[Plan], tup
         chunks = _chunks(case, stack, num_layers, micro_batch)
         chunked = chunked or len(chunks) > 1
         plans += [_plan(case, stack, micro_batch, vpp, recompute, layers) for vpp in chunks]
-    opened = {"recompute": len(recomputes) > 1, "micro_batch": len(micro_batches) > 1, "vpp": chunked}
+    offloads = _may_offload(case, plans[0])
+    if offloads:
+        plans += [
+            dataclasses.replace(plan, offload_activations=True) for plan in plans if plan.recompute == "none"
+        ]
+    opened = {
+        "recompute": len(recomputes) > 1,
+        "micro_batch": len(micro_batches) > 1,
+        "vpp": chunked,
+        "offload_activations": offloads,
+    }
     return plans, tuple(name for name, is_open in opened.items() if is_open)
+
+
+def _may_offload(case: Case, plan: Plan) -> bool:
+    """Whether activations may wait in host memory: unstated, and a whole model per chip, as where recipes do so.
+
+    Megatron-Bridge sets ``cpu_offloading_num_layers`` beside ``use_megatron_fsdp`` only.
+    """
+    return case.offload.lower().startswith("unknown") and plan.zero == 3 and plan.pp == 1
 
 
 def _plan(case: Case, stack: Stack, micro_batch: int, vpp: int, recompute: str, layers: int) -> Plan:

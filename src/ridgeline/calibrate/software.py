@@ -63,10 +63,15 @@ STACKS: tuple[tuple[str, str, str, str], ...] = (
     ("fsdp \\+ megatron", "", "", "megatron-lm-2021"),
     ("fsdp|pytorch", "", "", "torchtitan-2025"),
     ("nemo|megatron|primus", "amd", "", "amd-nemo-2025"),
-    ("nemo|bridge", "", "", "nemo-2023"),
-    ("nemo|bridge", "", "2024-04", "nemo-2024"),
-    ("nemo|bridge", "", "2025-03", "nemo-2025"),
-    ("nemo|bridge", "", "2026-01", "megatron-bridge-2026"),
+    ("bridge", "", "", "nemo-2025"),
+    ("bridge", "", "2025-11", "megatron-bridge-2025-11"),
+    ("bridge", "", "2026-01", "megatron-bridge-2026"),
+    ("bridge", "", "2026-06", "megatron-bridge-2026-06"),
+    ("nemo", "", "", "nemo-2023"),
+    ("nemo", "", "2024-04", "nemo-2024"),
+    ("nemo", "", "2025-03", "nemo-2025"),
+    ("nemo", "", "2026-01", "megatron-bridge-2026"),
+    ("nemo", "", "2026-06", "megatron-bridge-2026-06"),
     ("megatron", "", "", "megatron-lm-2021"),
     ("megatron", "", "2022-02", "megatron-lm-2022"),
     ("megatron", "", "2023-06", "megatron-lm-2024"),
@@ -80,6 +85,7 @@ STACKS: tuple[tuple[str, str, str, str], ...] = (
     ("", "", "2024-04", "nemo-2024"),
     ("", "", "2025-03", "nemo-2025"),
     ("", "", "2026-01", "megatron-bridge-2026"),
+    ("", "", "2026-06", "megatron-bridge-2026-06"),
 )
 
 _FORMATS = {

@@ -57,8 +57,14 @@ def overlaps(scenario: Scenario, plan: Plan) -> Overlaps:
         grad=pick(plan.overlap_grad, stack.overlap_grad),
         param=pick(plan.overlap_param, stack.overlap_param),
         p2p=pick(plan.overlap_p2p, stack.overlap_p2p),
-        ep=pick(plan.overlap_ep, stack.overlap_ep),
+        ep=pick(plan.overlap_ep, stack.overlap_ep or (stack.overlap_ep_beyond and _beyond(scenario, plan))),
     )
+
+
+def _beyond(scenario: Scenario, plan: Plan) -> bool:
+    """Whether chunks interleave and the experts of a layer leave one scale-up domain."""
+    domain = scenario.cluster.tiers[0].size
+    return domain is not None and plan.vpp > 1 and plan.ep * plan.etp > domain
 
 
 def header(scenario: Scenario, plan: Plan, framework: str, version: str) -> list[str]:

@@ -158,6 +158,7 @@ def _moe(scenario: Scenario, plan: Plan, moe: Moe, order: list[Layer]) -> Fields
     out |= {"moe_grouped_gemm": True, "moe_permute_fusion": True, "moe_token_dispatcher_type": "alltoall"}
     narrow = (scenario.cluster.tiers[0].size or 0) <= scenario.cluster.chips_per_node
     # inside a wide domain plain exchange is the faster one
-    if scenario.stack.dispatcher == "deepep" and narrow:
+    once = scenario.stack.dispatcher == "flex" and (moe.node_limit is not None or nodes <= 1)
+    if (scenario.stack.dispatcher == "deepep" or once) and narrow:
         out |= {"moe_token_dispatcher_type": "flex", "moe_enable_deepep": True}
     return out

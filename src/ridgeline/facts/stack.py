@@ -53,6 +53,11 @@ class Stack(Spec):
         description="host time to dispatch one operator: 0.5 us in graphs, 5-15 us in eager code, up to 80 us "
         "where one operator is several kernels with bookkeeping between them"
     )
+    expert_host: Seconds = Field(
+        0.0,
+        description="host time of a layer of experts, forward and backward each, where it is not captured in graphs: "
+        "on scale-up domains of one node",
+    )
     hand_over: Seconds = Field(
         0.0,
         description="host time of one pipeline hand-over: early frameworks synchronise the device around each send",
@@ -78,10 +83,25 @@ class Stack(Spec):
     overlap_grad: bool = True
     overlap_param: bool = False
     overlap_p2p: bool = True
-    overlap_ep: bool = False
-    dispatcher: Literal["alltoall", "deepep"] = Field(
+    overlap_ep: bool = Field(
+        False, description="expert messages run under the compute of another micro-batch or half of one"
+    )
+    overlap_ep_beyond: bool = Field(
+        False,
+        description="the same, only under interleaved pipelines and where a layer's experts leave the scale-up domain",
+    )
+    dispatcher: Literal["alltoall", "deepep", "flex"] = Field(
         "alltoall",
-        description="experts: one copy of a token per expert, or one per node and rank (DeepEP and its kin)",
+        description="experts: one copy of a token per expert; one per node and rank (DeepEP and its kin); or the "
+        "second inside one scale-up domain and where the router limits the nodes of a token, else the first",
+    )
+    weighted_activation: bool = Field(
+        False,
+        description="router weights are applied before the second matmul of an expert, so that its output need not "
+        "be kept for their gradient; not where experts have biases, as the two differ there",
+    )
+    fused_expert_bias: bool = Field(
+        True, description="the bias of an expert's output, times its router weight, is added inside a kernel"
     )
     prefetch: bool = Field(True, description="FSDP: the next gather starts before the current layer ends")
     layer_messages: int = Field(
@@ -91,11 +111,21 @@ class Stack(Spec):
         description="ZeRO-3: collectives per layer and direction: 1 where a layer's parameters are one flat buffer, "
         "one per tensor where each is gathered alone",
     )
+    gather_piece: Seconds = Field(
+        0.0,
+        description="ZeRO-3: host time per rank of each gather into a list of one tensor per rank, which is sliced "
+        "before and copied out after; 0 where it goes into one tensor",
+    )
     fused_loss: bool = Field(True, description="cross-entropy does not keep a second fp32 copy of the logits")
     dropout: bool = Field(False, description="dropout masks are made and kept (models before 2022)")
     grad_fp32: bool = Field(True, description="gradients accumulate in fp32")
     zero: int = Field(1, ge=0, le=3, description="default ZeRO stage")
     recompute: Literal["none", "selective", "full"] = "none"
+    recompute_trimmed: bool = Field(
+        False,
+        description="full recompute stops at what backward needs: a compiler drops the last matmul of a dense layer, "
+        "whose output only the next layer reads; eager code repeats the whole layer",
+    )
     reserve: Bytes = Field(description="context, library workspaces and communication buffers per chip")
     fragmentation: float = Field(
         0.03, ge=0, le=0.3, description="share of live tensors lost to the allocator"

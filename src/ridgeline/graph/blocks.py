@@ -111,6 +111,8 @@ def _feed_forward(
 def _moe(mlp: Moe, h: float, style: Style) -> list[Op]:
     """Router, permutation, routed experts as grouped matmuls, un-permutation, casts, shared experts."""
     t, rows = style.seq, style.seq * mlp.topk
+    # the output of the experts is kept for the gradient of the router's weights, unless these come before it
+    kept = 0.0 if style.stack.weighted_activation and not mlp.bias else 2.0 * rows * h
     return [
         Gemm("router", t, mlp.experts, h, split=SEQUENCE, role="router", trained=style.trained),
         Stream(
@@ -124,12 +126,13 @@ def _moe(mlp: Moe, h: float, style: Style) -> list[Op]:
         Stream("permute", 4.0 * rows * h, 4.0 * rows * h, launches=2.0, fusible=False),
         Stream("sort by expert", 4.0 * rows * h, 4.0 * rows * h, split=EXPERT, launches=2.0, fusible=False),
         *_routed_experts(mlp, h, style),
+        *_expert_bias(mlp, h, style),
         Stream("unsort", 4.0 * rows * h, 4.0 * rows * h, split=EXPERT, launches=2.0, fusible=False),
         Stream(
             "un-permute",
             2.0 * (rows + t) * h,
             4.0 * (rows + t) * h,
-            saved=2.0 * rows * h,
+            saved=kept,
             launches=2.0,
             fusible=False,
         ),
@@ -182,6 +185,20 @@ def _routed_experts(mlp: Moe, h: float, style: Style) -> list[Op]:
             remade=style.modules,
         ),
     ]
+
+
+def _expert_bias(mlp: Moe, h: float, style: Style) -> list[Op]:
+    """The biases of the second matmuls where they are added one operator and one expert at a time.
+
+    ``output + bias x router weight`` in fp32, concatenated and cast (Megatron-Core, ``TEGroupedMLP._apply_bias``).
+    Bytes per value forward: product 4, sum 2 + 4 + 4, concatenation 4 + 4, cast 4 + 2; backward: cast 2 + 4, to
+    bf16 4 + 2, join 2 + 2, gradients of the router weight and of the bias 4 + 4 + 4 each.
+    """
+    if not mlp.bias or style.stack.fused_expert_bias:
+        return []
+    rows, back = style.seq * mlp.topk, 40.0 if style.trained else 28.0
+    size = rows * h
+    return [Stream("expert bias", 28.0 * size, back * size, split=EXPERT, launches=8.0, fusible=False)]
 
 
 def _expert_casts(mlp: Moe, h: float, style: Style) -> list[Op]:

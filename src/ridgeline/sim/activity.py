@@ -26,8 +26,8 @@ class Activity(NamedTuple):
     link_bytes: FloatArray
 
 
-def activity(blocks: BlockTimes, held: FloatArray, codes: IntArray) -> Activity:
-    """Sum the blocks that all stages hold together, ``held`` of each ``[blocks, plans]``."""
+def activity(blocks: BlockTimes, held: FloatArray, codes: IntArray, hides: FloatArray) -> Activity:
+    """Sum the blocks that all stages hold together, ``held`` of each ``[blocks, plans]``; ``hides``: `two_at_hand`."""
     rows = (
         blocks.matrix_s.sum(axis=0),
         blocks.stream_s.sum(axis=0),
@@ -38,7 +38,11 @@ def activity(blocks: BlockTimes, held: FloatArray, codes: IntArray) -> Activity:
         blocks.link_bytes,
     )
     values = np.take(np.stack(rows), codes, axis=-1)
-    return Activity(*np.einsum("bp,vbp->vp", held, values))
+    sums = np.einsum("bp,vbp->vp", held, values)
+    if blocks.ep_hidden_s is not None:
+        hidden = np.take(blocks.ep_hidden_s.sum(axis=0), codes, axis=-1)
+        sums[2] -= hides * (held * hidden).sum(axis=0)
+    return Activity(*sums)
 
 
 def repeated(

@@ -187,6 +187,8 @@ def _by_layer(traffic: _Traffic, layers: FloatArray, compute: tuple[FloatArray, 
     gather = traffic.sharded_s(
         "all_gather", params.dense * recipe.gather_bytes, params.expert * recipe.gather_bytes, pieces
     )
+    if stack.gather_piece:
+        gather = gather + stack.gather_piece * pieces * params.dense_shards
     scatter = traffic.sharded_s("reduce_scatter", dense_grads, expert_grads, pieces)
     scatter = scatter + traffic.copies_s(dense_grads / params.dense_shards)
     m = np.maximum(np.asarray(scenario.job.batch / (grid.dp * grid.micro_batch), dtype=np.float64), 1.0)

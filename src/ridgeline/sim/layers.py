@@ -24,6 +24,7 @@ from ridgeline.sim.program import (
     FORWARD,
     GEMM,
     GROUPED,
+    INPUT_GRAD,
     STREAM,
     WEIGHT_GRAD,
     Program,
@@ -73,6 +74,7 @@ class BlockTimes:
     tp_s: FloatArray  # exposed communication
     cp_s: FloatArray
     ep_s: FloatArray
+    ep_hidden_s: FloatArray | None  # of it, what another micro-batch hides where the schedule has one at hand
     link_bytes: FloatArray  # [blocks, shapes] sent per micro-batch, all axes
     forward: Work  # what full recompute repeats of layers
     selective: Work  # what selective recompute repeats
@@ -80,6 +82,8 @@ class BlockTimes:
     selective_peak_s: FloatArray  # [blocks, shapes]
     selective_matrix_s: FloatArray
     selective_stream_s: FloatArray
+    spared_peak_s: FloatArray  # [blocks, shapes]: matmuls that full recompute leaves out
+    spared_matrix_s: FloatArray
     num_layer_kinds: int  # blocks come as layer kinds, embedding, head and perhaps multi-token prediction
 
 
@@ -93,7 +97,7 @@ def block_times(
     stack: Stack,
     *,
     overlap_tp: bool,
-    overlap_ep: bool,
+    overlap_ep: bool | None,
 ) -> BlockTimes:
     """Time every operator and message of a sharded ``model`` for one micro-batch."""
     make = _of_one_shape if shape.tp.size == 1 else _of_many_shapes
@@ -108,7 +112,7 @@ def _block_times(
     calibration: Calibration,
     stack: Stack,
     overlap_tp: bool,
-    overlap_ep: bool,
+    overlap_ep: bool | None,
     *,
     shape: Shape,
 ) -> BlockTimes:
@@ -117,7 +121,21 @@ def _block_times(
         program, kernels.seconds, model, shape, cluster, calibration.links, stack,
         overlap_tp=overlap_tp, overlap_ep=overlap_ep,
     )  # fmt: skip
-    return _sum(program, kernels, messages, calibration, stack, len(model.layers))
+    host_s = _host_s(program, model, cluster, stack)
+    return _sum(program, kernels, messages, host_s, calibration, len(model.layers))
+
+
+def _host_s(program: Program, model: Model, cluster: Cluster, stack: Stack) -> FloatArray:
+    """Host time to dispatch the kernels of each block ``[3 phases, blocks]``.
+
+    Experts whose token counts only the device knows cannot be captured as dense layers are. Recipes of Megatron-Bridge
+    capture what is around them on 72-chip domains and run whole layers eagerly on most 8-chip boards.
+    """
+    seconds = program.launches.reshape(3, program.num_blocks) * stack.host
+    if stack.expert_host and (cluster.tiers[0].size or 0) <= cluster.chips_per_node:
+        experts = np.array([float(np.any(block.weights.expert)) for block in model.blocks])
+        seconds[[FORWARD, INPUT_GRAD]] += stack.expert_host * experts
+    return seconds
 
 
 #: Plans with the same degrees inside a layer share one sharded model, which its shape follows from, and its times;
@@ -239,8 +257,8 @@ def _sum(
     program: Program,
     kernels: KernelTimes,
     messages: Messages,
+    host_s: FloatArray,
     calibration: Calibration,
-    stack: Stack,
     num_layer_kinds: int,
 ) -> BlockTimes:
     rows, shapes = kernels.seconds.shape
@@ -255,6 +273,7 @@ def _sum(
     flat = table.reshape(rows, -1)
     sums = (program.incidence @ flat).reshape(3, program.num_blocks, 6, shapes)
     again = (program.again @ flat).reshape(program.num_blocks, 6, shapes)
+    spared = (program.spared @ flat).reshape(program.num_blocks, 6, shapes)
     whole = sums.sum(axis=0)
     return BlockTimes(
         program=program,
@@ -262,16 +281,19 @@ def _sum(
         peak_s=sums[:, :, 0],
         matrix_s=sums[:, :, 1],
         stream_s=sums[:, :, 2],
-        host_s=program.launches.reshape(3, program.num_blocks) * stack.host,
+        host_s=host_s,
         tp_s=messages.exposed["tp"],
         cp_s=messages.exposed["cp"],
         ep_s=messages.exposed["ep"],
+        ep_hidden_s=messages.hidden_ep,
         link_bytes=messages.sent_bytes,
-        forward=Work(*np.moveaxis(sums[FORWARD, :, 3:], 1, 0)),
+        forward=Work(*np.moveaxis(sums[FORWARD, :, 3:] - spared[:, 3:], 1, 0)),
         selective=Work(*np.moveaxis(again[:, 3:], 1, 0)),
         work=Work(*np.moveaxis(whole[:, 3:], 1, 0)),
         selective_peak_s=again[:, 0],
         selective_matrix_s=again[:, 1],
         selective_stream_s=again[:, 2],
+        spared_peak_s=spared[:, 0],
+        spared_matrix_s=spared[:, 1],
         num_layer_kinds=num_layer_kinds,
     )

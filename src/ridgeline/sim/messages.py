@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ridgeline.facts.chip import Cluster
 from ridgeline.facts.link_calibration import LinkCalibration
@@ -24,6 +25,7 @@ class Messages:
     """Exposed seconds per axis ``[3 phases, blocks, shapes]`` and bytes sent per chip ``[blocks, shapes]``."""
 
     exposed: dict[str, FloatArray]
+    hidden_ep: FloatArray | None  # what of expert messages another micro-batch would hide, where one is there
     sent_bytes: FloatArray
 
 
@@ -37,11 +39,11 @@ def message_times(
     stack: Stack,
     *,
     overlap_tp: bool,
-    overlap_ep: bool,
+    overlap_ep: bool | None,
 ) -> Messages:
     """Time the messages of a sharded ``model``, hidden where a kernel runs beside them.
 
-    ``kernel_s`` are the kernels of ``program`` ``[rows, shapes]``.
+    ``kernel_s`` are the kernels of ``program`` ``[rows, shapes]``; ``overlap_ep`` None: as the stack does it.
     """
     blocks, shapes = program.num_blocks, shape.tp.size
     exposed = {axis: np.zeros((3, blocks, shapes)) for axis in ("tp", "cp", "ep")}
@@ -54,22 +56,51 @@ def message_times(
             size[i] = message.size
         degree, placement = _placement(axis, shape, cluster)
         seconds = collective_seconds(kind, size, placement, cluster, links)  # type: ignore[arg-type]
-        if axis == "ep" and stack.dispatcher == "deepep":
+        if axis == "ep" and stack.dispatcher != "alltoall":
             # such stacks have both and take the faster: inside a wide domain duplicates cost less than sorting
-            seconds = np.minimum(seconds, _deduplicated(group, size, placement, cluster, links))
+            once = np.minimum(seconds, _deduplicated(group, size, placement, cluster, links))
+            seconds = np.where(_sends_once(group, placement, stack), once, seconds)
         outside = np.maximum(1.0 - 1.0 / degree, 0.0)
         for (index, message), time, volume in zip(group, seconds, size, strict=True):
             phase = FORWARD if message.phase == "forward" else INPUT_GRAD
             window = _window(message, index, phase, program, kernel_s)
             exposed[axis][phase, index] += _exposed(message, time, degree, window, stack, overlap_tp)
             sent[index] += volume * outside
-    if overlap_ep and np.any(exposed["ep"]):
-        # the other half of the tokens computes meanwhile: everything a layer does in both passes is a window
+    hidden = None
+    hides = overlap_ep if overlap_ep is not None else _hides(shape, cluster, stack)
+    if np.any(hides) and np.any(exposed["ep"]):
+        # another micro-batch computes meanwhile: everything a layer does in both passes is a window
         busy = (program.incidence @ kernel_s).reshape(3, blocks, shapes).sum(axis=0)
         whole = exposed["ep"].sum(axis=0)
-        left = exposed_under(whole, busy, stack.comm_sms)
-        exposed["ep"] = exposed["ep"] * np.where(whole > 0.0, left / np.maximum(whole, 1e-30), 0.0)
-    return Messages(exposed, sent)
+        saved = whole - exposed_under(whole, busy, stack.comm_sms)
+        hidden = exposed["ep"] * (hides * saved / np.maximum(whole, 1e-30))
+    return Messages(exposed, hidden, sent)
+
+
+def _hides(shape: Shape, cluster: Cluster, stack: Stack) -> NDArray[np.bool_] | bool:
+    """Whether the stack runs expert messages under compute ``[shapes]``.
+
+    Inside a scale-up domain of 72 chips they were short enough to be left exposed; beyond one they are not
+    (arXiv:2603.07685, case studies of DeepSeek-V3 on domains of 72 and of 8 chips).
+    """
+    if stack.overlap_ep or not stack.overlap_ep_beyond:
+        return stack.overlap_ep
+    return _beyond(_placement("ep", shape, cluster)[1])
+
+
+def _beyond(placement: Placement) -> NDArray[np.bool_]:
+    """Whether a group leaves the innermost domain ``[shapes]``."""
+    return np.asarray(placement.domains[0] > 1.0)
+
+
+def _sends_once(
+    group: list[tuple[int, Message]], placement: Placement, stack: Stack
+) -> NDArray[np.bool_] | bool:
+    """Whether the kernels that send a token once per node and rank are taken ``[messages, shapes]``."""
+    if stack.dispatcher == "deepep":
+        return True
+    limited = np.array([[message.node_limit is not None] for _, message in group])
+    return limited | ~_beyond(placement)
 
 
 def _deduplicated(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ridgeline.facts.plan import IntArray, PlanGrid
+from ridgeline.facts.stack import Stack
 from ridgeline.graph.ops import FloatArray
 from ridgeline.graph.parallel.pp import Stages, recomputed_share
 from ridgeline.sim.layers import BlockTimes
@@ -51,9 +52,11 @@ def phase_times(
     grid: PlanGrid,
     pace: Pace,
     real: Reality,
-    hand_over: float,
+    stack: Stack,
 ) -> Phases:
-    """Sum the blocks of each stage class; ``hand_over`` is the host's time for one pipeline send [s]."""
+    """Sum the blocks of each stage class."""
+    hides = two_at_hand(grid, stack)
+    hidden_ep = blocks.ep_hidden_s
     # effects that differ from plan to plan need blocks plan by plan; otherwise one set per shape does
     shared = not any(
         isinstance(effect, np.ndarray) for effect in (real.kernels, real.streams, real.tp, real.cp, real.ep)
@@ -72,12 +75,18 @@ def phase_times(
     rows = [*rest, *matrix]
     if grid.recompute == "full":  # embedding and head are never computed again
         layers = np.arange(len(rest[FORWARD]))[:, None] < blocks.num_layer_kinds
-        rows += [rest[FORWARD] * layers, matrix[FORWARD] * layers]
+        repeated = rest[FORWARD] - apart(blocks.spared_peak_s, 0.0 * blocks.spared_peak_s)
+        spared = at(blocks.spared_matrix_s) * real.kernels
+        rows += [repeated * layers, (matrix[FORWARD] - spared) * layers]
     elif grid.recompute == "selective":
         rows.append(apart(blocks.selective_peak_s, blocks.selective_stream_s))
         rows.append(at(blocks.selective_matrix_s) * real.kernels)
+    if hidden_ep is not None:
+        rows += [*(at(hidden_ep) * real.ep)]
     sums = _per_stage(weights, np.stack(rows), codes if shared else None)
     forward, input_grad, weight_grad = sums[:3] + sums[3:6] * pace.matrix
+    if hidden_ep is not None:
+        forward, input_grad = forward - sums[-3] * hides, input_grad - sums[-2] * hides
     if grid.recompute != "none":
         again = sums[6] + sums[7] * pace.matrix
         share = recomputed_share(grid, weights[: blocks.num_layer_kinds].sum(axis=0))
@@ -86,10 +95,24 @@ def phase_times(
     ahead, behind = _host(blocks, weights, again=grid.recompute == "full")
     forward = forward + real.host * np.maximum(ahead - forward, 0.0)
     input_grad = input_grad + real.host * np.maximum(behind - input_grad - weight_grad, 0.0)
-    if hand_over:  # a blocking hand-over stops host and device alike, once each way
-        blocked = real.host * hand_over * (grid.pp > 1)
+    if stack.hand_over:  # a blocking hand-over stops host and device alike, once each way
+        blocked = real.host * stack.hand_over * (grid.pp > 1)
         forward, input_grad = forward + blocked, input_grad + blocked
-    return Phases(forward, input_grad, weight_grad, _exposed(blocks, weights, codes))
+    return Phases(forward, input_grad, weight_grad, _exposed(blocks, weights, codes, hides))
+
+
+def two_at_hand(grid: PlanGrid, stack: Stack) -> FloatArray:
+    """1 where a micro-batch can run beside another one's expert messages, else 0 ``[plans]``.
+
+    A pipeline with one chunk per stage has no forward at hand when it runs a backward, and a layer computed again
+    as a whole sends once more in between; Megatron-Core refuses both (``overlap_moe_expert_parallel_comm``). Without
+    a pipeline the next micro-batch can come forward, which recipes did not use before they did so everywhere.
+    """
+    if grid.schedule == "dualpipe":
+        return np.ones(len(grid))
+    everywhere = stack.overlap_ep if grid.overlap_ep is None else grid.overlap_ep
+    found = (grid.vpp > 1) | ((grid.pp == 1) & everywhere)
+    return np.asarray(found * float(grid.recompute != "full"))
 
 
 def _per_stage(weights: FloatArray, values: FloatArray, codes: IntArray | None) -> FloatArray:
@@ -108,7 +131,9 @@ def _host(blocks: BlockTimes, weights: FloatArray, *, again: bool) -> tuple[Floa
     return ahead, behind
 
 
-def _exposed(blocks: BlockTimes, weights: FloatArray, codes: IntArray) -> dict[str, FloatArray]:
+def _exposed(
+    blocks: BlockTimes, weights: FloatArray, codes: IntArray, hides: FloatArray
+) -> dict[str, FloatArray]:
     """Exposed messages of each axis, all phases ``[4, plans]``."""
     axes = {"tp": blocks.tp_s, "cp": blocks.cp_s, "ep": blocks.ep_s}
     heard = [name for name, seconds in axes.items() if seconds.any()]
@@ -116,4 +141,7 @@ def _exposed(blocks: BlockTimes, weights: FloatArray, codes: IntArray) -> dict[s
     if heard:
         values = np.stack([axes[name].sum(axis=0) for name in heard])
         found.update(zip(heard, _per_stage(weights, values, codes), strict=True))
+    if blocks.ep_hidden_s is not None:
+        hidden = _per_stage(weights, blocks.ep_hidden_s.sum(axis=0)[None], codes)[0]
+        found["ep"] = found["ep"] - hidden * hides
     return found

@@ -51,6 +51,7 @@ class Program:
     span: tuple[slice, ...]  # rows of each kind
     incidence: FloatArray  # [3 phases x blocks, rows]
     again: FloatArray  # [blocks, rows]: forward rows that selective recompute repeats
+    spared: FloatArray  # [blocks, rows]: forward rows that full recompute leaves out
     launches: FloatArray  # [3 phases x blocks]
     near: dict[tuple[int, int, str], int]  # (block, phase, operator) -> row
     num_blocks: int
@@ -107,10 +108,22 @@ def _make(model: Model, stack: Stack, recipe: Recipe) -> Program:
         span=tuple(slice(int(a), int(b)) for a, b in pairwise(edges)),
         incidence=incidence,
         again=incidence[:blocks] * repeated,
+        spared=incidence[:blocks] * _spared(rows, model, stack),
         launches=incidence @ np.array([row.launches for row in rows]),
         near={(row.block, row.phase, row.name): i for i, row in enumerate(rows) if row.kind != STREAM},
         num_blocks=blocks,
     )
+
+
+def _spared(rows: list[Row], model: Model, stack: Stack) -> NDArray[np.bool_]:
+    """Whether a row is the last matmul of a dense layer, and the stack does not repeat it ``[rows]``."""
+    last = set()
+    if stack.recompute_trimmed:
+        for index, block in enumerate(model.layers):
+            ops = [i for i, op in enumerate(block.ops) if isinstance(op, Gemm)]
+            if ops and not np.any(block.weights.expert):
+                last.add((index, ops[-1]))
+    return np.array([row.phase == FORWARD and (row.block, row.op) in last for row in rows], dtype=bool)
 
 
 def _format(op: Gemm, recipe: Recipe, phase: int) -> str:

@@ -23,7 +23,7 @@ from ridgeline.sim.activity import activity, energy, repeated, stretch
 from ridgeline.sim.data_parallel import DataParallel, data_parallel
 from ridgeline.sim.layers import BlockTimes, block_times
 from ridgeline.sim.offload import offload_exposed_s
-from ridgeline.sim.phases import Pace, block_weights, phase_times
+from ridgeline.sim.phases import Pace, block_weights, phase_times, two_at_hand
 from ridgeline.sim.program import program_of
 from ridgeline.sim.reality import REAL, Reality
 from ridgeline.sim.schedule import PipelineTimes, in_flight, parameter_copies, pipeline_seconds
@@ -58,8 +58,8 @@ class Step:
 
 
 def overlaps(plan: Plan | PlanGrid, stack: Stack) -> dict[str, bool]:
-    """Overlap switches of the plan, where it has an opinion, else of the stack."""
-    names = ("overlap_tp", "overlap_grad", "overlap_param", "overlap_p2p", "overlap_ep")
+    """Overlap switches of the plan, where it has an opinion, else of the stack; those of experts: `message_times`."""
+    names = ("overlap_tp", "overlap_grad", "overlap_param", "overlap_p2p")
     chosen = {name: getattr(plan, name) for name in names}
     return {name: getattr(stack, name) if choice is None else choice for name, choice in chosen.items()}
 
@@ -80,7 +80,7 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
     model = shard(whole_model, shape)
     blocks = block_times(
         program, model, shape, scenario.chip, scenario.cluster, scenario.calibration, stack,
-        overlap_tp=switch["overlap_tp"], overlap_ep=switch["overlap_ep"],
+        overlap_tp=switch["overlap_tp"], overlap_ep=grid.overlap_ep,
     )  # fmt: skip
     stages = assign(arch, grid.pp, grid.vpp)
     params = parameters(model, shape, codes, stages, grid, arch.tied)
@@ -88,13 +88,11 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
     num_micro_batches = np.maximum(np.round(passes), 1.0).astype(np.int64)
 
     weights = block_weights(stages, model.mtp is not None)
-    done = activity(blocks, (weights * stages.number).sum(axis=1), codes)
+    done = activity(blocks, (weights * stages.number).sum(axis=1), codes, two_at_hand(grid, stack))
     slower = stretch(scenario, done)
     in_situ = scenario.calibration.steps.in_situ
     pace = Pace(in_situ * slower, in_situ)
-    forward, input_grad, weight_grad, axes = phase_times(
-        blocks, weights, codes, grid, pace, reality, stack.hand_over
-    )
+    forward, input_grad, weight_grad, axes = phase_times(blocks, weights, codes, grid, pace, reality, stack)
     if grid.offload_activations:
         out_s, back_s = offload_exposed_s(
             model, grid, stages, codes, scenario.chip.host_bandwidth, forward, input_grad + weight_grad
