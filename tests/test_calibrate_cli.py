@@ -165,15 +165,16 @@ def test_fits_are_printed_and_kept_when_interrupted(
     monkeypatch.setattr(kernels, "fit_each", one_chip)
     out = tmp_path / "out"
     table = str(write(tmp_path / "a.parquet", gemm_columns(slower=1.0)))
-    assert main(["calibrate", "kernels", table, "--out", str(out), "--report"]) == 130
+    assert main(["calibrate", "kernels", table, "--out", str(out), "--report", "--json"]) == 130
     text, err = capsys.readouterr()
     assert "2 fits, files written" in err
-    line = next(line for line in text.splitlines() if line.split()[:3] == ["h100-sxm", "gemm", "bf16"])
-    assert line.split()[3:5] == ["mine/torch_flow", "fitted"]
-    line = next(line for line in text.splitlines() if "trtllm/torch_flow" in line)
-    median, _, shipped, _ = line.split()[-4:]
-    assert float(median[:-1]) < 2, "rows that the shipped fit made are met"
-    assert 1 < float(shipped[:-1]) < 5
+    lines = {(one["op"], one["format"], one["library"]): one for one in json.loads(text)["fits"]}
+    assert lines["gemm", "bf16", "mine/torch_flow"]["label"] == "fitted"
+    assert lines["gemm", "bf16", "mine/torch_flow"]["catalog_median_abs_err"] is None
+    again = lines["gemm", "bf16", "trtllm/torch_flow"]
+    assert again["rows"] < 90
+    assert 0.01 < again["catalog_median_abs_err"] < 0.04
+    assert ("attention_prefill", "bf16", "vllm/vllm_flash_attn_fa3") in lines, "a part without a table stays"
     written = catalog.KINDS["kernels"].spec.model_validate(document.read(out / "kernels" / "h100-sxm.yaml"))
     assert "mine/torch_flow" in (out / "libraries" / "h100-sxm.yaml").read_text()
     own = catalog.kernel_calibration("h100-sxm")

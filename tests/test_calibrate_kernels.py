@@ -10,6 +10,7 @@ import pytest
 from ridgeline.calibrate import correction, kernels, tables
 from ridgeline.calibrate.energy import energy_fit, sustained_flops_per_s
 from ridgeline.calibrate.gemm_fit import fit_gemm, gemm_rates_of, gemm_rows_seconds
+from ridgeline.calibrate.kernel_errors import shipped
 from ridgeline.calibrate.measured import from_measured, measured_chips
 from ridgeline.calibrate.routing import busiest
 from ridgeline.calibrate.tables import CHIPS
@@ -203,3 +204,25 @@ def test_held_out_rows_of_the_h100_table() -> None:
     error = np.abs(gemm_rows_seconds(fit, unseen, H100, "bf16") / unseen["seconds"] - 1)
     assert np.median(error) < 0.03
     assert np.quantile(error, 0.9) < 0.12
+
+
+@pytest.mark.parametrize("name", catalog.names("libraries"))
+def test_the_kernels_of_a_chip_take_a_hundred_kilobytes_at_most(name: str) -> None:
+    paths = [catalog.entry_path(kind, name) for kind in ("kernels", "libraries")]
+    assert sum(path.stat().st_size for path in paths if path is not None) <= 100 * 1024
+
+
+#: Median over the fits of one operator of their median errors on held-out shapes, and of fits that keep their target.
+REACHED = {
+    "gemm": (0.046, 0.9), "attention_prefill": (0.048, 0.4), "attention_decode": (0.051, 0.3),
+    "mla_prefill": (0.04, 0.7), "mla_decode": (0.036, 0.78), "moe": (0.067, 0.4), "moe_skewed": (0.069, 0.42),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("op", REACHED)
+def test_fits_are_as_good_as_the_accuracy_page_says(op: str) -> None:
+    fits = [one for chip in catalog.names("libraries") for one in shipped(chip) if one.op == op]
+    errors = [error for one in fits if (error := one.provenance.median_abs_err) is not None]
+    middle, kept = REACHED[op]
+    assert np.median(errors) <= middle
+    assert sum(not one.misses for one in fits) >= kept * len(fits)

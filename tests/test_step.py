@@ -166,17 +166,6 @@ def test_gathers_into_lists_cost_the_host_a_piece_per_rank() -> None:
     assert extra[128] == pytest.approx(2 * extra[64], rel=0.1)
 
 
-@pytest.mark.parametrize(("chip", "bound"), [("b200-sxm", True), ("gb200", False)])
-def test_eager_experts_hold_the_device_up_on_domains_of_one_node(chip: str, bound: bool) -> None:
-    base = scenario("qwen3-30b-a3b", chip, tp=1, pp=1, dp=8, ep=8)
-    base = base.replace(job=TrainingJob(batch=64, seq=4096))
-    eager = changed(base, "stack", expert_host=0.05)
-    layers, passes, micro_batches = 48, 2, 8
-    least = layers * passes * micro_batches * 0.05
-    assert (train(eager).step_time_s > least) == bound
-    assert bound or train(eager).step_time_s == train(base).step_time_s
-
-
 def test_recompute_trades_time_for_memory() -> None:
     none, full = train(scenario()), train(scenario(recompute="full"))
     assert full.step_time_s > none.step_time_s

@@ -26,7 +26,7 @@ from ridgeline.timing.surface import factor
 
 KEYS = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
 BALANCED = "balanced"
-SKEWED = "power-law routing, the same table"
+SKEWED = "power-law routing"
 
 
 def exponent(distribution: str) -> float | None:

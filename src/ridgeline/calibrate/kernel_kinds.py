@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from ridgeline.calibrate.attention_fit import attention_rows_seconds, shapes
 from ridgeline.calibrate.gemm_fit import gemm_rows_seconds
 from ridgeline.calibrate.grouped_fit import BALANCED, exponent, layer_seconds, layers
-from ridgeline.calibrate.tables import FORMATS
+from ridgeline.calibrate.tables import FORMATS, QUANTISED
 from ridgeline.facts.calibration import Calibration
 from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.kernel_calibration import KernelSet, Provenance
 from ridgeline.facts.observation import Label
 from ridgeline.timing import attention, gemm, grouped
-from ridgeline.timing.rates import resolve, worst
+from ridgeline.timing.rates import operand, resolve, worst
+from ridgeline.timing.stream import stream_rates, stream_seconds
 from ridgeline.timing.surface import outside
 
 Array = NDArray[np.float64]
@@ -82,6 +83,9 @@ def _gemm(words: Words, rows: Rows, machine: Machine) -> Predicted:
     name = FORMATS[words["gemm_dtype"]]
     fit, label = resolve(machine.kernels(words).gemm, name)
     seconds = gemm_rows_seconds(fit, rows, machine.chip, name)
+    if name in QUANTISED and not fit.cast:  # a fit lent by a format that needs no cast
+        moved = (2.0 + operand(name).bytes) * rows["m"] * rows["k"]
+        seconds = seconds + stream_seconds(moved, stream_rates(machine.chip, machine.calibration.kernels))
     beyond = outside(gemm.SURFACE, (rows["m"], rows["n"], rows["k"]))
     return Predicted(np.ravel(seconds), label, fit.provenance, beyond)
 

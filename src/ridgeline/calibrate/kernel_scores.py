@@ -276,7 +276,7 @@ def _machine(table_chip: str, lent: bool) -> Machine | str:
         if not lent:
             return Machine(chip, cluster, own, catalog.libraries(name))
         theirs = replace(own, kernels=catalog.lent_kernels(name))
-        return Machine(chip, cluster, theirs, {})
+        return Machine(chip, cluster, theirs, catalog.libraries(catalog.lender(name)))
     except catalog.CatalogError as error:
         return f"chip '{table_chip}': {error}"
 

@@ -52,7 +52,7 @@ class Group:
 
     def source(self, table: str) -> str:
         """Where the numbers come from, for a provenance line."""
-        return f"aiconfigurator {table} table, version {self.version}"
+        return f"aiconfigurator {table} {self.version}"
 
 
 def read(path: Path) -> dict[str, NDArray[Any]]:

@@ -1,6 +1,6 @@
 """Fit what only whole steps can show: two numbers per chip and a few per stack, on the fit share of measured runs.
 
-    python -m ridgeline.calibrate.whole_step CASES.csv [--write DIRECTORY]
+`ridgeline calibrate steps` runs it.
 
 Chips: how hard the power cap bites (`boost_energy`) and the in-situ factor. Stacks: memory passes of elementwise
 operators, host time per kernel, fixed time per step, attention kernel. Rows count once per family, errors are
@@ -10,7 +10,6 @@ No parameter is tied to a model, a size or a row.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -20,9 +19,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from ridgeline.calibrate.cases import Case, read_cases
+from ridgeline.calibrate.cases import Case
 from ridgeline.calibrate.scenarios import NotPredictable, scenarios_of
 from ridgeline.facts import catalog
+from ridgeline.facts.architecture import Moe
 from ridgeline.facts.calibration import Calibration
 from ridgeline.facts.plan import Plan, PlanGrid
 from ridgeline.facts.scenario import Scenario
@@ -145,7 +145,11 @@ def chosen(scenarios: Sequence[Scenario]) -> Scenario:
 
 
 def fit(rows: Sequence[Row], progress: Callable[[str], None] = print) -> Fit:
-    """Coordinate descent over all knobs of chips and stacks with enough rows."""
+    """Coordinate descent over all knobs of chips and stacks with enough rows.
+
+    Numbers of a chip come from dense models where it has enough of them: steps of experts have costs that no number
+    names (uneven routing, waits on token counts), and would be read as a chip that is slower than it is.
+    """
     result = Fit(rows)
     groups: list[tuple[str, str, Knob, list[Row]]] = []
     for kind, knobs, key in (("chip", CHIP_KNOBS, "chip"), ("stack", STACK_KNOBS, "stack")):
@@ -153,6 +157,8 @@ def fit(rows: Sequence[Row], progress: Callable[[str], None] = print) -> Fit:
         for row in rows:
             members[getattr(row, key)].append(row)
         for name, group in members.items():
+            if kind == "chip":
+                group = informing(group)
             if len(group) >= LEAST_ROWS:
                 groups += [(kind, name, knob, group) for knob in knobs if _applies(kind, name, knob)]
     for kind, name, knob, group in groups:
@@ -170,6 +176,16 @@ def fit(rows: Sequence[Row], progress: Callable[[str], None] = print) -> Fit:
             f"sweep {sweep + 1}: median |error| {np.median(abs(errors)):.4f}, bias {np.median(errors):+.4f}"
         )
     return result
+
+
+def informing(group: Sequence[Row]) -> list[Row]:
+    """The rows of a chip that its numbers are fitted on."""
+    dense = [
+        row
+        for row in group
+        if not any(isinstance(layer.mlp, Moe) for layer in row.scenario.architecture.layers)
+    ]
+    return dense if len(dense) >= LEAST_ROWS else list(group)
 
 
 def _applies(kind: str, name: str, knob: Knob) -> bool:
@@ -215,7 +231,7 @@ def write(result: Fit, directory: Path) -> list[Path]:
         group = [row for row in result.rows if (row.chip if kind == "chip" else row.stack) == name]
         if kind == "chip":
             path = directory / "calibrations" / "steps" / f"{name}.yaml"
-            path.write_text(_steps_yaml(name, values, result, group), encoding="utf-8")
+            path.write_text(_steps_yaml(name, values, result, informing(group)), encoding="utf-8")
         else:
             path = directory / "stacks" / f"{name}.yaml"
             path.write_text(_edited(path.read_text(encoding="utf-8"), values, len(group)), encoding="utf-8")
@@ -262,23 +278,3 @@ def _words(name: str, value: float) -> str:
     if name in ("hand_over", "step_fixed"):
         return f"{value * 1e3:.3g} ms"
     return f"{value:.3g}"
-
-
-def main() -> None:
-    """Fit, print every number, and write them where asked."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("cases", type=Path)
-    parser.add_argument("--write", type=Path, default=None, help="catalog folder to write into")
-    arguments = parser.parse_args()
-    rows = collect(read_cases(arguments.cases))
-    print(f"{len(rows)} rows of the fit share")
-    result = fit(rows)
-    for (kind, name, knob), value in sorted(result.values.items()):
-        print(f"{kind:5s} {name:28s} {knob:22s} {value:.4g}")
-    if arguments.write:
-        for path in write(result, arguments.write):
-            print(f"wrote {path}")
-
-
-if __name__ == "__main__":
-    main()

@@ -166,11 +166,16 @@ def lent_kernels(chip_name: str) -> KernelCalibration:
     Raises:
         CatalogError: the chip names no relative, or its line has no kernel calibration.
     """
-    target = chip(chip_name)
-    if target.relative is None:
+    donor_chip = chip(lender(chip_name))
+    return transfer.kernels(kernel_calibration(donor_chip.name), donor_chip, chip(chip_name))
+
+
+def lender(chip_name: str) -> str:
+    """Name of the nearest relative of a chip, other than itself, with kernels of its own. Raises as `lent_kernels`."""
+    relative = chip(chip_name).relative
+    if relative is None:
         raise CatalogError(f"chip '{chip_name}' names no relative that would lend it kernels")
-    lender = _donor(chip(target.relative), "kernels")
-    return transfer.kernels(kernel_calibration(lender.name), lender, target)
+    return _donor(chip(relative), "kernels").name
 
 
 def _steps(target: Chip) -> StepCalibration:

@@ -53,11 +53,6 @@ class Stack(Spec):
         description="host time to dispatch one operator: 0.5 us in graphs, 5-15 us in eager code, up to 80 us "
         "where one operator is several kernels with bookkeeping between them"
     )
-    expert_host: Seconds = Field(
-        0.0,
-        description="host time of a layer of experts, forward and backward each, where it is not captured in graphs: "
-        "on scale-up domains of one node",
-    )
     hand_over: Seconds = Field(
         0.0,
         description="host time of one pipeline hand-over: early frameworks synchronise the device around each send",

@@ -24,7 +24,6 @@ from ridgeline.sim.program import (
     FORWARD,
     GEMM,
     GROUPED,
-    INPUT_GRAD,
     STREAM,
     WEIGHT_GRAD,
     Program,
@@ -121,21 +120,8 @@ def _block_times(
         program, kernels.seconds, model, shape, cluster, calibration.links, stack,
         overlap_tp=overlap_tp, overlap_ep=overlap_ep,
     )  # fmt: skip
-    host_s = _host_s(program, model, cluster, stack)
+    host_s = program.launches.reshape(3, program.num_blocks) * stack.host  # dispatch of all kernels
     return _sum(program, kernels, messages, host_s, calibration, len(model.layers))
-
-
-def _host_s(program: Program, model: Model, cluster: Cluster, stack: Stack) -> FloatArray:
-    """Host time to dispatch the kernels of each block ``[3 phases, blocks]``.
-
-    Experts whose token counts only the device knows cannot be captured as dense layers are. Recipes of Megatron-Bridge
-    capture what is around them on 72-chip domains and run whole layers eagerly on most 8-chip boards.
-    """
-    seconds = program.launches.reshape(3, program.num_blocks) * stack.host
-    if stack.expert_host and (cluster.tiers[0].size or 0) <= cluster.chips_per_node:
-        experts = np.array([float(np.any(block.weights.expert)) for block in model.blocks])
-        seconds[[FORWARD, INPUT_GRAD]] += stack.expert_host * experts
-    return seconds
 
 
 #: Plans with the same degrees inside a layer share one sharded model, which its shape follows from, and its times;
