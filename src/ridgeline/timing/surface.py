@@ -30,13 +30,12 @@ def factor(grid: Knots, values: Array, sizes: Sequence[Numeric]) -> Array:
             against the sizes, as one surface per operator.
         sizes: one positive array per axis.
     """
-    leading = values.shape[:-1]
     total = values.shape[-1]
     flat = values.reshape(-1)
-    index: Array = (np.arange(flat.size // total) * total).reshape(leading).astype(np.int64)
+    index: Array = (np.arange(flat.size // total) * total).reshape(values.shape[:-1]).astype(np.int64)
     fractions: list[Array] = []
+    corners = np.zeros((1,), dtype=np.int64)  # offsets of the corners of a cell, the first axis slowest
     stride = total
-    strides: list[int] = []
     for axis, size in zip(grid, sizes, strict=True):
         if axis.size == 1:
             continue
@@ -45,17 +44,11 @@ def factor(grid: Knots, values: Array, sizes: Sequence[Numeric]) -> Array:
         low = np.minimum(position.astype(np.int64), axis.size - 2)
         index = index + low * stride
         fractions.append(position - low)
-        strides.append(stride)
-    return np.asarray(np.exp(_blend(flat, index, strides, fractions)))
-
-
-def _blend(flat: Array, index: Array, strides: Sequence[int], fractions: Sequence[Array]) -> Array:
-    """Interpolate along the first axis between the blends of the others."""
-    if not strides:
-        return np.asarray(flat[index])
-    low = _blend(flat, index, strides[1:], fractions[1:])
-    high = _blend(flat, index + strides[0], strides[1:], fractions[1:])
-    return np.asarray(low + fractions[0] * (high - low))
+        corners = np.add.outer(corners, np.array([0, stride])).reshape(-1)
+    found = flat[index + corners.reshape((2,) * len(fractions) + (1,) * np.ndim(index))]
+    for fraction in fractions:
+        found = found[0] + fraction * (found[1] - found[0])
+    return np.asarray(np.exp(found))
 
 
 def outside(grid: Knots, sizes: Sequence[Numeric]) -> NDArray[np.bool_]:
