@@ -41,9 +41,9 @@ def _first_line(board: Scoreboard) -> str:
 
 def _scores(board: Scoreboard) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("", min_width=22, max_width=28, overflow="ellipsis", no_wrap=True)
+    table.add_column("", min_width=22, max_width=26, overflow="ellipsis", no_wrap=True)
     for name in ("n", "median", "macro", "P90", "bias", "Spearman", "in range", "constant MFU", "neighbours"):
-        table.add_column(name, justify="right", no_wrap=True, min_width=max(7, len(name)))  # names give way
+        table.add_column(name, justify="right", no_wrap=True, min_width=max(6, len(name)))  # names give way
     splits = board.slices("split")
     for key in (*_SPLITS, *(key for key in splits if key not in _SPLITS)):
         if key in splits:
