@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ridgeline.calibrate import correction
@@ -15,6 +13,7 @@ from ridgeline.facts.surface import surface
 from ridgeline.timing.attention import (
     GRIDS,
     AttentionRates,
+    AttentionSizes,
     Kind,
     corrected_seconds,
     fit_rates,
@@ -88,13 +87,13 @@ def attention_rows_seconds(
         kv_bytes=cache_bytes(kind, stored),
         kind=kind,
     )
-    return _seconds(corrected_seconds, sizes, rates)
+    return corrected_seconds(_sizes(sizes), rates, sizes["share"])
 
 
-def _seconds(time: Callable[..., Array], rows: Table, rates: AttentionRates) -> Array:
-    """``time`` of rows given as `shapes` [s]."""
-    sizes = (rows[key] for key in ("batch", "heads", "kv_heads", "q", "kv", "head_dim", "v_dim"))
-    return time(*sizes, rates, causal_share=rows["share"])
+def _sizes(rows: Table) -> AttentionSizes:
+    return AttentionSizes(
+        *(rows[key] for key in ("batch", "heads", "kv_heads", "q", "kv", "head_dim", "v_dim"))
+    )
 
 
 def fit_attention(
@@ -118,7 +117,7 @@ def fit_attention(
             peak, bandwidth, tiling_cores(chip), 2.0, cache_bytes(kind, stored),
             rate, half, head_half, 1.0, memory, memory_half, ramp, launch,
         )  # fmt: skip
-        return _seconds(formula_seconds, r, rates)
+        return formula_seconds(_sizes(r), rates, r["share"])
 
     #        rate  half head_half memory half ramp launch
     start = [0.65, 500.0, 64.0, 0.8, 1e6, 5e-7, 5e-6]

@@ -68,6 +68,18 @@ class AttentionRates(NamedTuple):
     labels: tuple[Label, ...] = ()  # one per operator
 
 
+class AttentionSizes(NamedTuple):
+    """Sizes on one rank, floats or arrays that broadcast, as `attention_seconds` takes them."""
+
+    batch: Numeric
+    heads: Numeric
+    kv_heads: Numeric
+    q_len: Numeric
+    kv_len: Numeric
+    head_dim: Numeric
+    v_dim: Numeric
+
+
 def attention_rates(
     chip: Chip,
     kernels: KernelSet,
@@ -229,61 +241,39 @@ def attention_seconds(
 
     Valid range: head dimensions 64-256 (measured), 576 for latent attention (transferred).
     """
-    seconds = corrected_seconds(
-        batch, heads, kv_heads, q_len, kv_len, head_dim, v_dim, rates,
-        causal_share=causal_share, backward=backward,
-    )  # fmt: skip
+    sizes = AttentionSizes(batch, heads, kv_heads, q_len, kv_len, head_dim, v_dim)
+    seconds = corrected_seconds(sizes, rates, causal_share, backward)
     if rates.surface is None:
         return seconds
     # short contexts stay in the cache between the repeats of a benchmark, not between the kernels of a step
-    bound = attention_bound_seconds(
-        batch, heads, kv_heads, q_len, kv_len, head_dim, v_dim, rates,
-        causal_share=causal_share, backward=backward,
-    )  # fmt: skip
+    bound = attention_bound_seconds(*sizes, rates, causal_share=causal_share, backward=backward)
     return np.maximum(seconds, bound)
 
 
 def corrected_seconds(
-    batch: Numeric,
-    heads: Numeric,
-    kv_heads: Numeric,
-    q_len: Numeric,
-    kv_len: Numeric,
-    head_dim: Numeric,
-    v_dim: Numeric,
+    sizes: AttentionSizes,
     rates: AttentionRates,
-    *,
     causal_share: Numeric = 1.0,
     backward: bool | NDArray[np.bool_] = False,
 ) -> Array:
     """`attention_seconds` as a benchmark times it, which may be less than the bound of the memory [s]."""
-    seconds = formula_seconds(
-        batch, heads, kv_heads, q_len, kv_len, head_dim, v_dim, rates,
-        causal_share=causal_share, backward=backward,
-    )  # fmt: skip
+    seconds = formula_seconds(sizes, rates, causal_share, backward)
     if rates.surface is None:
         return seconds
-    copies = np.asarray(batch, dtype=np.float64) * kv_heads
-    group = np.asarray(heads, dtype=np.float64) / kv_heads
-    return np.asarray(
-        seconds * factor(rates.grid, rates.surface, (kv_len, copies, head_dim, group, causal_share))
-    )
+    copies = np.asarray(sizes.batch, dtype=np.float64) * sizes.kv_heads
+    group = np.asarray(sizes.heads, dtype=np.float64) / sizes.kv_heads
+    at = (sizes.kv_len, copies, sizes.head_dim, group, causal_share)
+    return np.asarray(seconds * factor(rates.grid, rates.surface, at))
 
 
 def formula_seconds(
-    batch: Numeric,
-    heads: Numeric,
-    kv_heads: Numeric,
-    q_len: Numeric,
-    kv_len: Numeric,
-    head_dim: Numeric,
-    v_dim: Numeric,
+    sizes: AttentionSizes,
     rates: AttentionRates,
-    *,
     causal_share: Numeric = 1.0,
     backward: bool | NDArray[np.bool_] = False,
 ) -> Array:
     """`attention_seconds` without the surface [s]."""
+    batch, heads, kv_heads, q_len, kv_len, head_dim, v_dim = sizes
     q, kv = np.asarray(q_len, dtype=np.float64), np.asarray(kv_len, dtype=np.float64)
     batch = np.asarray(batch, dtype=np.float64)
     head = np.asarray(head_dim, dtype=np.float64)
