@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ridgeline.calibrate import correction, kernels, tables
+from ridgeline.calibrate import correction, kernel_errors, kernels, tables
 from ridgeline.calibrate.energy import energy_fit, sustained_flops_per_s
 from ridgeline.calibrate.gemm_fit import fit_gemm, gemm_rates_of, gemm_rows_seconds
+from ridgeline.calibrate.grouped_fit import fit_grouped
 from ridgeline.calibrate.kernel_errors import shipped
 from ridgeline.calibrate.measured import from_measured, measured_chips
 from ridgeline.calibrate.routing import busiest
 from ridgeline.calibrate.tables import CHIPS
 from ridgeline.calibrate.write import calibration_yaml
 from ridgeline.facts import catalog, document
-from ridgeline.facts.kernel_calibration import KernelCalibration
+from ridgeline.facts.kernel_calibration import KernelCalibration, KernelSet
 from ridgeline.facts.observation import Label
 from ridgeline.facts.surface import Surface, surface
 from ridgeline.timing.gemm import formula_seconds
@@ -226,3 +227,21 @@ def test_fits_are_as_good_as_the_accuracy_page_says(op: str) -> None:
     middle, kept = REACHED[op]
     assert np.median(errors) <= middle
     assert sum(not one.misses for one in fits) >= kept * len(fits)
+
+
+def test_a_fit_of_skewed_rows_alone_claims_no_balanced_error() -> None:
+    random = np.random.default_rng(7)
+    count = 400
+    chosen = {"num_tokens": [64, 256, 1024, 4096], "moe_ep_size": [1, 2, 4], "topk": [2, 8]}
+    rows: dict[str, np.ndarray] = {name: random.choice(values, count) for name, values in chosen.items()}
+    rows |= {"hidden_size": np.full(count, 4096), "inter_size": random.choice([1024, 2048], count)}
+    rows |= {"num_experts": np.full(count, 64), "moe_tp_size": np.ones(count, dtype=int)}
+    rows["seconds"] = 1e-5 + 1e-8 * rows["num_tokens"] * rows["topk"] / rows["moe_ep_size"]
+    own = catalog.kernel_calibration("h100-sxm")
+    fit = fit_grouped({"power_law_1.2": rows}, H100, "bf16", own.gemm, own.stream, "made up", "mine/kernel")
+    assert fit.surface is None
+    assert fit.skewed_provenance is not None
+    assert fit.provenance.median_abs_err == fit.skewed_provenance.median_abs_err
+    assert fit.provenance.median_abs_err > 0
+    one = KernelSet(grouped={"bf16": fit})
+    assert [held.op for held in kernel_errors.held("h100-sxm", one, {})] == ["moe_skewed"]

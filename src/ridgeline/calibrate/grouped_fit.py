@@ -177,4 +177,7 @@ def fit_grouped(
         errors[field] = provenance(
             rows, KEYS, found, source if wanted else SKEWED, None if not wanted else library
         )
+    if "provenance" not in errors:  # no balanced rows: what is known is known of skewed ones
+        named = {"source": source, "library": library}
+        errors["provenance"] = errors["skewed_provenance"].model_copy(update=named)
     return fit.model_copy(update=errors)

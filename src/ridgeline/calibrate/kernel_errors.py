@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,8 +57,9 @@ def held(chip: str, own: KernelSet, others: Mapping[str, KernelSet]) -> Iterator
         for part, op in OPS.items():
             for name, fit in getattr(fits, part).items():
                 speaks = fit.provenance.library or library or "(transferred)"
-                yield Held(op, chip, name, speaks, fit.provenance)
                 skewed: Provenance | None = getattr(fit, "skewed_provenance", None)
+                if skewed is None or fit.surface is not None:  # without a surface there were no balanced rows
+                    yield Held(op, chip, name, speaks, fit.provenance)
                 if skewed is not None:
                     yield Held(f"{op}_skewed", chip, name, speaks, skewed)
 
@@ -81,10 +82,8 @@ def kernel_errors() -> str:
     for op, (median, ninth) in TARGETS.items():
         cells = [op, f"{median:.0%} / {ninth:.0%}"]
         for chip in chips:
-            ours = [one for one in found if (one.op, one.chip) == (op, chip)]
-            medians = [one.provenance.median_abs_err or 0.0 for one in ours]
-            kept = sum(not one.misses for one in ours)
-            cells.append(f"{percent(float(np.median(medians)))} ({kept} of {len(ours)})" if ours else "")
+            cells.append(_kept([one for one in found if (one.op, one.chip) == (op, chip)]))
+        cells.append(_kept([one for one in found if one.op == op]))
         rows.append(cells)
     missed = [
         [
@@ -99,12 +98,21 @@ def kernel_errors() -> str:
     return f"""Kernels: a fit per chip, number format and library on seven of ten shapes, errors on the other three.
 A cell is the median of the fits' median errors, and how many of them keep the target of median and P90. A product whose
 three nearest timed shapes, scaled by the roofline, are further off than the target may be {ABOVE_NEAREST} times that.
-Fits, {len(found)} in all: {len(found) - len(missed)} keep their targets.
+Fits, {len(found)} in all: {len(found) - len(missed)} keep their targets. The held-out shapes inform no number; how fine
+the grids are was chosen with their errors in view.
 
-{table(["operator", "target", *chips], rows)}
+{table(["operator", "target", *chips, "all"], rows)}
 
 The {len(missed)} that do not. Expert layers: whole sweeps of some libraries run three to four times slower than the
 same layer with more experts on a rank, as an engine does that falls back to an untuned kernel; no size tells which.
 Decode: engines switch between kernels by rules of their own (split keys, tiles of query heads) between two nodes.
 
 {table(headers, missed)}"""
+
+
+def _kept(fits: Sequence[Held]) -> str:
+    """Median of the median errors of some fits, and how many keep their target."""
+    if not fits:
+        return ""
+    middle = float(np.median([one.provenance.median_abs_err or 0.0 for one in fits]))
+    return f"{percent(middle)} ({sum(not one.misses for one in fits)} of {len(fits)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from statistics import median
 
 from rich import box
 from rich.console import Console
@@ -101,13 +102,13 @@ def _rankings(board: Scoreboard) -> Sequence[str]:
     found = board.rankings()
     if not found:
         return []
-    regrets = sorted(ranking.regret for ranking in found)
-    rhos = sorted(ranking.spearman for ranking in found if ranking.spearman is not None)
+    regrets = [ranking.regret for ranking in found]
+    rhos = [ranking.spearman for ranking in found if ranking.spearman is not None]
     head = f"ranking of plans: {len(found)} jobs with five or more measured plans"
     if rhos:
-        head += f"; median Spearman {rhos[len(rhos) // 2]:.2f}"
-    middle = _percent(regrets[len(regrets) // 2])
-    lines = [f"{head}; regret of our pick median {middle}, most {_percent(regrets[-1])}"]
+        head += f"; median Spearman {median(rhos):.2f}"
+    middle = _percent(median(regrets))
+    lines = [f"{head}; regret of our pick median {middle}, most {_percent(max(regrets))}"]
     for ranking in found[:5]:
         rho = "-" if ranking.spearman is None else f"{ranking.spearman:.2f}"
         result = f"Spearman {rho}, regret {_percent(ranking.regret)}"

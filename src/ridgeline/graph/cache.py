@@ -34,6 +34,7 @@ def by_identity(
 
     @wraps(function)
     def cached(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """The result for these very objects, made at most once while it is kept."""
         key = tuple([arg if isinstance(arg, _VALUES) else id(arg) for arg in args])
         found = made.get(key)
         if found is None:

@@ -150,6 +150,7 @@ def _gemm(block: int, index: int, op: Gemm, recipe: Recipe) -> list[Row]:
 
 def _attention(block: int, index: int, op: FusedAttention, recipe: Recipe) -> list[Row]:
     def row(phase: int, launches: float) -> Row:
+        """One kernel of a phase."""
         return Row(
             ATTENTION,
             block,
