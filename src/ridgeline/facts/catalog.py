@@ -23,6 +23,7 @@ from ridgeline.facts import document, problems, transfer
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.calibration import Calibration
 from ridgeline.facts.chip import Chip, Cluster
+from ridgeline.facts.engine import Engine
 from ridgeline.facts.format import Format
 from ridgeline.facts.kernel_calibration import KernelCalibration, KernelLibraries, KernelSet
 from ridgeline.facts.link_calibration import LinkCalibration
@@ -57,6 +58,7 @@ KINDS: dict[str, Kind] = {
     "recipes": Kind("recipes", Recipe, "recipe"),
     "models": Kind("models", Architecture, "model"),
     "stacks": Kind("stacks", Stack, "stack"),
+    "engines": Kind("engines", Engine, "serving engine"),
     "kernels": Kind("calibrations/kernels", KernelCalibration, "kernel calibration", key="chip"),
     "libraries": Kind("calibrations/libraries", KernelLibraries, "kernel libraries", key="chip"),
     "links": Kind("calibrations/links", LinkCalibration, "link calibration", key="chip"),

@@ -1,0 +1,68 @@
+"""Engine: the software that serves a model. Each number has a physical meaning and a range."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ridgeline.facts.spec import Bytes, Count, Fraction, Seconds, Spec
+
+Framework = Literal["vllm", "sglang", "trtllm"]
+#: How prefills and decodes share steps: chunks of prefills beside decodes (vLLM V1); prefills in steps of their own
+#: that go before decodes (SGLang); whole prompts beside decodes (TensorRT-LLM in-flight batching).
+Schedule = Literal["chunked", "prefill_first", "whole"]
+
+
+class Engine(Spec):
+    """One generation of a serving engine; a user's own engine inherits by naming a ``parent``."""
+
+    name: str
+    title: str
+    framework: Framework
+    since: str = Field(description="first month it describes", pattern=r"^\d{4}-\d{2}$")
+    versions: str = Field(description="release numbers it stands for, as ``low..high``")
+    parent: str | None = None
+    schedule: Schedule = Field("chunked", description="how prefills and decodes share steps")
+    max_batched_tokens: Count = Field(8192, description="tokens of one step and attention rank")
+    max_seqs: Count = Field(256, description="requests of one attention rank that decode at a time")
+    block_size: Count = Field(16, description="tokens of one block of KV cache")
+    prefix_cache: bool = Field(True, description="blocks of earlier requests are found again by hash")
+    memory_fraction: Fraction = Field(0.9, description="share of the chip's memory that the engine may fill")
+    memory_of: Literal["total", "free"] = Field(
+        "total", description="that share is of all memory, or of what is free once weights are loaded"
+    )
+    reserve: Bytes = Field(description="driver context, libraries and communication buffers of a chip")
+    graph_bytes: Bytes = Field(0.0, validate_default=False, description="memory of captured graphs")
+    graph_batch: int = Field(512, ge=0, description="largest decode batch that is captured as a graph")
+    graph_step: Count = Field(8, description="batches are padded to a multiple of this in graphs, beyond 8")
+    mixed_graph: bool = Field(
+        True, description="steps with prefills replay pieces of graphs between their attention kernels"
+    )
+    libraries: dict[str, tuple[str, ...]] = Field(
+        {},
+        description="kernel libraries by part (gemm, attention, decode, latent, latent_decode, grouped), best first; "
+        "the first that the chip has timed for a format is used",
+    )
+    all_reduce: str = Field("nccl", description="kernels of the all-reduce: vllm, sglang, trtllm or nccl")
+    dispatcher: Literal["all_reduce", "all_gather", "deepep"] = Field(
+        "all_reduce", description="how tokens reach experts of other ranks where attention is data parallel"
+    )
+    host_step: Seconds = Field(description="host time of one step that the device waits for")
+    host_request: Seconds = Field(
+        0.0, validate_default=False, description="the same for each request of the step: sampling, detokenising"
+    )
+    host_prefill: Seconds = Field(
+        0.0, validate_default=False, description="the same for a request that enters: tokenising, block tables"
+    )
+    host_launch: Seconds = Field(
+        description="host time to launch one kernel outside graphs; a step is never shorter than its launches"
+    )
+    gap: Seconds = Field(
+        0.0, validate_default=False, description="idle time between two kernels of a graph on the device"
+    )
+    elementwise_passes: float = Field(
+        1.0, ge=0.5, le=4.0, description="memory passes of norms, activations and residuals over fused kernels"
+    )
+    rows: int = Field(0, ge=0, description="measured rows that inform its numbers")
+    source: str

@@ -1,0 +1,49 @@
+"""Requests: what users ask of a serving system, as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Requests:
+    """Requests in the order of their arrival; arrays ``[n]``.
+
+    Attributes:
+        arrival_s: scheduled arrivals, ascending; latency is counted from here. All zero for a closed loop, where the
+            client sends the next request when one of its users has an answer (``users``).
+        input_tokens, output_tokens: at least 1.
+        users: closed loop: requests under way at a time; 0 = open loop, ``arrival_s`` holds.
+        think_s: closed loop: pause of a user between an answer and the next request.
+        block_tokens: tokens of one hashed block of prompts; 0 = no hashes.
+        block_hashes: hashes of all prompts' blocks one after the other; equal hashes are equal prefixes.
+        block_starts: ``[n + 1]`` where each request's hashes begin.
+        session: users or conversations for sticky routing; None = each request its own.
+        priority: smaller goes first; None = all alike.
+        timeout_s: a request that has no first token by then is dropped; None = never.
+        cancel_s: a request whose user leaves this long after arrival (inf = stays); None = never.
+        measured: requests that count in statistics (warm-up ones do not); None = all.
+    """
+
+    arrival_s: FloatArray
+    input_tokens: IntArray
+    output_tokens: IntArray
+    users: int = 0
+    think_s: float = 0.0
+    block_tokens: int = 0
+    block_hashes: IntArray | None = None
+    block_starts: IntArray | None = None
+    session: IntArray | None = None
+    priority: IntArray | None = None
+    timeout_s: float | None = None
+    cancel_s: FloatArray | None = None
+    measured: NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        return int(self.arrival_s.size)

@@ -1,0 +1,131 @@
+"""How one model is served: layout, number formats, speculation, limits, and the service of all of them together."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from ridgeline.facts.architecture import Architecture
+from ridgeline.facts.calibration import Calibration
+from ridgeline.facts.chip import Chip, Cluster
+from ridgeline.facts.engine import Engine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """One engine on ``chips = tp * cp * pp * dp`` chips.
+
+    Attention is divided over ``tp`` (and long prefills over ``cp``) and repeated ``dp`` times, each repetition with
+    requests and KV cache of its own. Routed experts are spread over all ``tp * dp`` ranks of a pipeline stage: ``ep``
+    ways by expert, ``moe_tp = tp * dp / ep`` ways inside each.
+    """
+
+    tp: int = 1
+    pp: int = 1
+    ep: int = 1
+    dp: int = 1
+    cp: int = 1
+
+    @property
+    def chips(self) -> int:
+        return self.tp * self.cp * self.pp * self.dp
+
+    @property
+    def moe_tp(self) -> int:
+        """Ranks that share one expert."""
+        return self.tp * self.dp // self.ep
+
+    def to_dict(self) -> dict[str, int]:
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        said = [f"{name}{value}" for name, value in self.to_dict().items() if value > 1]
+        return " ".join(said) or "tp1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """Number formats of a served model, by names of the catalog."""
+
+    linear: str = "bf16"  # dense matmuls of layers
+    experts: str | None = None  # routed experts; None = as linear
+    attention: str | None = None  # projections of attention; None = as linear (nvfp4 DeepSeek keeps bf16)
+    kv: str = "bf16"  # KV cache
+    head: str = "bf16"  # output layer
+
+    @property
+    def of_experts(self) -> str:
+        return self.experts or self.linear
+
+    @property
+    def of_attention(self) -> str:
+        return self.attention or self.linear
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speculation:
+    """Draft tokens of each step and how many of them hold.
+
+    ``acceptance[i]`` is the chance that draft ``i`` is accepted if all before it were; a step then makes
+    ``1 + sum(prod(acceptance[:i + 1]))`` tokens in the mean.
+    """
+
+    method: str = "none"  # none, mtp (layers shipped with the model), draft (a smaller model)
+    acceptance: tuple[float, ...] = ()
+    draft: Architecture | None = None  # method draft: the smaller model
+
+    @property
+    def drafts(self) -> int:
+        """Draft tokens of a step."""
+        return len(self.acceptance)
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Mean tokens that one decode step makes for a request."""
+        made, alive = 1.0, 1.0
+        for chance in self.acceptance:
+            alive *= chance
+            made += alive
+        return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an operator may set on an engine; None = the engine's default."""
+
+    max_seqs: int | None = None  # requests of one attention rank that decode at a time
+    max_batched_tokens: int | None = None  # tokens of one step and attention rank
+    max_context: int | None = None  # longest request, tokens; None = as the model
+    memory_fraction: float | None = None
+    prefix_cache: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One engine that serves one model: all facts a step time or a memory need follows from."""
+
+    architecture: Architecture
+    chip: Chip
+    cluster: Cluster
+    layout: Layout
+    precision: Precision
+    engine: Engine
+    calibration: Calibration
+    speculation: Speculation = field(default_factory=Speculation)
+    limits: Limits = field(default_factory=Limits)
+
+    def replace(self, **changes: Any) -> Service:
+        """A copy with fields replaced."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def max_seqs(self) -> int:
+        return self.limits.max_seqs or self.engine.max_seqs
+
+    @property
+    def max_batched_tokens(self) -> int:
+        return self.limits.max_batched_tokens or self.engine.max_batched_tokens
