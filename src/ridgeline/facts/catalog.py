@@ -65,6 +65,8 @@ KINDS: dict[str, Kind] = {
     "steps": Kind("calibrations/steps", StepCalibration, "step calibration", key="chip"),
 }
 
+#: Kinds whose files may name a parent of the same kind.
+_INHERITING = frozenset({"stacks", "engines"})
 # A child stack is described by its own words and rows, whatever its parent's numbers are.
 _NOT_INHERITED = frozenset({"name", "title", "rows"})
 _REFERENCES = {
@@ -72,6 +74,7 @@ _REFERENCES = {
     "clusters": (("chip", "chips"),),
     "recipes": tuple((field, "formats") for field in ("linear", "linear_backward", "attention", "head")),
     "stacks": (("parent", "stacks"),),
+    "engines": (("parent", "engines"),),
     "kernels": (("chip", "chips"),),
     "libraries": (("chip", "chips"),),
     "links": (("chip", "chips"),),
@@ -107,6 +110,11 @@ def architecture(name: str) -> Architecture:
 def stack(name: str) -> Stack:
     """The software stack ``name``, with the fields it leaves out taken from its parents."""
     return _lookup("stacks", name, Stack)
+
+
+def engine(name: str) -> Engine:
+    """The serving engine ``name``, with the fields it leaves out taken from its parents."""
+    return _lookup("engines", name, Engine)
 
 
 def kernel_calibration(chip_name: str) -> KernelCalibration:
@@ -298,7 +306,7 @@ def _lookup(kind: str, name: str, spec: type[SpecT]) -> SpecT:
         raise CatalogError(
             f"unknown {KINDS[kind].noun} '{name}'{_closest(name, known)}; list all with {_list(kind)}"
         )
-    chain = _parents(path) if kind == "stacks" else (path,)
+    chain = _parents(path, kind) if kind in _INHERITING else (path,)
     found = _parsed(kind, tuple((link, *_stamp(link)) for link in chain))
     assert isinstance(found, spec)
     return found
@@ -324,7 +332,7 @@ def _examine(path: Path, kind: str | None, *, look_around: bool) -> tuple[Spec |
     try:
         written = document.read(path)
         key = _kind(kind)[0] if kind else _guess_kind(path, written)
-        data = _inherited(written, path) if key == "stacks" else written
+        data = _inherited(written, path, key) if key in _INHERITING else written
     except (document.DocumentError, CatalogError) as error:
         return None, [str(error)]
     entry = KINDS[key]
@@ -386,10 +394,10 @@ def _file_error(path: Path, lines: list[str]) -> CatalogError:
     return CatalogError("\n  ".join([f"{path.name}: {count}", *lines]))
 
 
-# Inheritance of stacks
+# Inheritance of stacks and engines
 
 
-def _parents(path: Path) -> tuple[Path, ...]:
+def _parents(path: Path, kind: str) -> tuple[Path, ...]:
     """``path`` and the files of its parents; a broken one ends the chain and is reported by `_inherited`."""
     chain = [path]
     while True:
@@ -397,7 +405,7 @@ def _parents(path: Path) -> tuple[Path, ...]:
             parent = _raw(chain[-1], *_stamp(chain[-1])).get("parent")
         except (document.DocumentError, OSError):
             return tuple(chain)
-        found = entry_path("stacks", parent) if isinstance(parent, str) else None
+        found = entry_path(kind, parent) if isinstance(parent, str) else None
         if found is None or found in chain:
             return tuple(chain)
         chain.append(found)
@@ -408,17 +416,19 @@ def _raw(path: Path, mtime_ns: int, size: int) -> dict[str, Any]:
     return document.read(path)
 
 
-def _inherited(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """A stack's fields over those of its parents. Raises CatalogError on an unknown parent or a circle."""
+def _inherited(data: Mapping[str, Any], path: Path, kind: str) -> dict[str, Any]:
+    """Fields of a stack or engine over those of its parents. Raises CatalogError on an unknown parent or a circle."""
     merged = dict(data)
     seen = [str(data.get("name") or path.stem)]
     parent = data.get("parent")
     while isinstance(parent, str):
         if parent in seen:
             raise CatalogError(f"parent: {' -> '.join([*seen, parent])} is a circle")
-        found = entry_path("stacks", parent)
+        found = entry_path(kind, parent)
         if found is None:
-            raise CatalogError(f"parent: unknown stack '{parent}'{_closest(parent, names('stacks'))}")
+            raise CatalogError(
+                f"parent: unknown {KINDS[kind].noun} '{parent}'{_closest(parent, names(kind))}"
+            )
         try:
             inherited = _raw(found, *_stamp(found))
         except document.DocumentError as error:

@@ -39,21 +39,40 @@ class Engine(Spec):
     mixed_graph: bool = Field(
         True, description="steps with prefills replay pieces of graphs between their attention kernels"
     )
+    kv_narrow: bool = Field(
+        False,
+        description="checkpoints with weights of 8 bits or fewer get a cache in fp8 unless told otherwise",
+    )
     libraries: dict[str, tuple[str, ...]] = Field(
         {},
         description="kernel libraries by part (gemm, attention, decode, latent, latent_decode, grouped), best first; "
         "the first that the chip has timed for a format is used",
     )
     all_reduce: str = Field("nccl", description="kernels of the all-reduce: vllm, sglang, trtllm or nccl")
+    fused_sum: bool = Field(
+        False, description="the all-reduce of tensor parallelism adds the residual and normalises too"
+    )
     dispatcher: Literal["all_reduce", "all_gather", "deepep"] = Field(
         "all_reduce", description="how tokens reach experts of other ranks where attention is data parallel"
     )
-    host_step: Seconds = Field(description="host time of one step that the device waits for")
+    host_overlap: bool = Field(
+        False, description="the host prepares the next step while the device runs this one"
+    )
+    host_step: Seconds = Field(
+        description="host time of one step: scheduling, input tensors, sampling, streaming"
+    )
     host_request: Seconds = Field(
-        0.0, validate_default=False, description="the same for each request of the step: sampling, detokenising"
+        0.0, validate_default=False, description="the same for each decoding request of the step"
+    )
+    host_exposed: Seconds = Field(
+        0.0,
+        validate_default=False,
+        description="what the device waits for in each step although the host overlaps",
     )
     host_prefill: Seconds = Field(
-        0.0, validate_default=False, description="the same for a request that enters: tokenising, block tables"
+        0.0,
+        validate_default=False,
+        description="the same for a request that enters: tokenising, block tables",
     )
     host_launch: Seconds = Field(
         description="host time to launch one kernel outside graphs; a step is never shorter than its launches"
@@ -61,8 +80,17 @@ class Engine(Spec):
     gap: Seconds = Field(
         0.0, validate_default=False, description="idle time between two kernels of a graph on the device"
     )
+    pass_launch: Seconds = Field(
+        2e-6, validate_default=False, description="start and end of one memory-bound kernel inside a graph"
+    )
+    casts_apart: Fraction = Field(
+        0.5, description="share of quantisation that runs in kernels of its own rather than in the one before"
+    )
     elementwise_passes: float = Field(
-        1.0, ge=0.5, le=4.0, description="memory passes of norms, activations and residuals over fused kernels"
+        1.0,
+        ge=0.5,
+        le=4.0,
+        description="memory passes of norms, activations and residuals over fused kernels",
     )
     rows: int = Field(0, ge=0, description="measured rows that inform its numbers")
     source: str

@@ -10,6 +10,7 @@ from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.calibration import Calibration
 from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.engine import Engine
+from ridgeline.facts.kernel_calibration import KernelSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class Precision:
     linear: str = "bf16"  # dense matmuls of layers
     experts: str | None = None  # routed experts; None = as linear
     attention: str | None = None  # projections of attention; None = as linear (nvfp4 DeepSeek keeps bf16)
-    kv: str = "bf16"  # KV cache
+    kv: str = "auto"  # KV cache; auto = as the engine does unless told
     head: str = "bf16"  # output layer
 
     @property
@@ -114,7 +115,8 @@ class Service:
     layout: Layout
     precision: Precision
     engine: Engine
-    calibration: Calibration
+    calibration: Calibration  # of the chip: its reference kernels, links, energy
+    kernels: KernelSet  # what the engine runs, `ridgeline.facts.engine_kernels`
     speculation: Speculation = field(default_factory=Speculation)
     limits: Limits = field(default_factory=Limits)
 

@@ -1,0 +1,178 @@
+"""A service's `StepTable`: its step times over the sizes that steps can have."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.facts.architecture import Moe
+from ridgeline.facts.parameters import active_parameters
+from ridgeline.facts.serving import Service
+from ridgeline.graph.cache import by_identity
+from ridgeline.graph.serving.blocks import mtp_blocks
+from ridgeline.graph.serving.memory import memory
+from ridgeline.sim.serving.step_time import StepTimes, multiplied
+from ridgeline.sim.serving.table import StepTable
+from ridgeline.timing.energy import joules_per_flop
+
+FloatArray = NDArray[np.float64]
+
+#: Knots of token counts: every count that a small decode batch has, then ever wider apart.
+_FINE = 16
+_PER_OCTAVE = 4
+
+
+@by_identity
+def step_table(service: Service, longest: int = 131072) -> StepTable:
+    """The step times, limits and cache of one engine; ``longest`` [tokens] bounds the contexts that are tabulated.
+
+    Raises:
+        ValueError: the model does not fit in the memory of its chips.
+    """
+    times, engine, layout = StepTimes(service), service.engine, service.layout
+    found = memory(service)
+    max_seqs = max(1, service.max_seqs // layout.pp)
+    max_tokens = max(service.max_batched_tokens, max_seqs * (1 + service.speculation.drafts))
+    knots = _knots(max_tokens)
+    decode = _decode_tokens(times, knots, max_tokens)
+    mixed = _mixed_tokens(times, knots, max_tokens)
+    drafts = service.speculation.drafts
+    rows_knots = _knots(2 * max_seqs)
+    rows = times.rows_seconds(rows_knots, "request", prefill=False)
+    rows_s = np.interp(np.arange(2 * max_seqs + 1), np.r_[0.0, rows_knots], np.r_[0.0, rows])
+    rows_s = rows_s * (1.0 + drafts)  # drafts are verified with logits of their own
+    contexts = np.unique(np.rint(2.0 ** np.arange(0, np.log2(max(longest, 2)) + 0.5, 0.5)))
+    batches = np.r_[1.0, _knots(max_seqs)[1:]]
+    windows = np.array(times.windows)
+    decode_s = np.zeros((len(windows), max_seqs + 1, len(contexts)))
+    longest_s = np.zeros((len(windows), len(contexts)))
+    for w, reach in enumerate(windows):
+        seen = np.minimum(contexts, reach)
+        table = times.decode_seconds(batches[:, None], seen[None, :], reach)
+        for c in range(len(contexts)):
+            decode_s[w, 1:, c] = np.interp(np.arange(1, max_seqs + 1), batches, table[:, c])
+        longest_s[w] = times.decode_seconds(np.ones_like(seen), seen, reach)
+    if drafts:
+        extra = _draft_seconds(service, knots, max_tokens)
+        decode = decode + extra
+    prefill_q = 2.0 ** np.arange(0, np.ceil(np.log2(max_tokens)) + 1)
+    prefill_kv = 2.0 ** np.arange(0, np.ceil(np.log2(max(longest, max_tokens))) + 1)
+    seconds = times.prefill_seconds(prefill_q[:, None], prefill_kv[None, :])
+    seen = np.maximum(prefill_q[:, None], prefill_kv[None, :])
+    pairs = prefill_q[:, None] * (seen - (prefill_q[:, None] - 1.0) / 2.0)
+    exposed = engine.host_exposed if engine.host_overlap else engine.host_step
+    hidden = (engine.host_step, engine.host_request) if engine.host_overlap else (0.0, 0.0)
+    visible = 0.0 if engine.host_overlap else engine.host_request
+    energy = _energy(service, max_tokens)
+    request_tokens = min(4096, longest)
+    blocks = int(max(found.tokens(request_tokens), 0.0) // engine.block_size)
+    return StepTable(
+        tokens_s=np.stack([decode, mixed]),
+        rows_s=rows_s,
+        windows=windows,
+        contexts=contexts,
+        decode_s=decode_s,
+        longest_s=longest_s,
+        prefill_q=prefill_q,
+        prefill_kv=prefill_kv,
+        prefill_s=seconds / pairs,
+        prefill_fixed_s=times.prefill_fixed_seconds(),
+        host_hidden_s=hidden,
+        host_s=(exposed, visible, engine.host_prefill),
+        static_w=energy[0],
+        tokens_j=energy[1],
+        pair_j=energy[2],
+        context_j=energy[3],
+        block_size=engine.block_size,
+        num_blocks=blocks,
+        max_seqs=max_seqs,
+        max_tokens=max_tokens,
+        ranks=layout.dp,
+        lockstep=layout.dp > 1,
+        stages=layout.pp,
+        schedule=engine.schedule,
+        acceptance=service.speculation.acceptance,
+        kv_bytes_per_token=found.token_bytes * layout.tp * layout.pp,
+        chips=layout.chips,
+    )
+
+
+def _knots(most: int) -> FloatArray:
+    """Counts from 1 to ``most``: all up to 16, then four an octave."""
+    fine = np.arange(1, min(_FINE, most) + 1, dtype=np.float64)
+    if most <= _FINE:
+        return fine
+    steps = np.arange(np.log2(_FINE), np.log2(most), 1.0 / _PER_OCTAVE)[1:]
+    return np.unique(np.r_[fine, np.rint(2.0**steps), float(most)])
+
+
+def _decode_tokens(times: StepTimes, knots: FloatArray, most: int) -> FloatArray:
+    """Seconds of a step that only decodes by its tokens ``[most + 1]``: padded to a graph, or launched one by one."""
+    engine = times.service.engine
+    seconds = times.rows_seconds(knots, "token", prefill=False)
+    kernels = times.kernels(prefill=False, attention=False) + times.kernels(prefill=False, attention=True)
+    counts = np.arange(most + 1, dtype=np.float64)
+    step = float(engine.graph_step)
+    padded = np.where(counts <= 2, counts, np.where(counts <= 4, 4.0, np.ceil(counts / step) * step))
+    captured = counts <= engine.graph_batch
+    counts = np.where(captured, np.minimum(padded, most), counts)
+    device = np.interp(counts, np.r_[0.0, knots], np.r_[seconds[0], seconds])
+    device = device + kernels * engine.gap
+    launched = np.maximum(device, kernels * engine.host_launch)
+    found = np.where(captured, device, launched)
+    found[0] = 0.0
+    return found
+
+
+def _mixed_tokens(times: StepTimes, knots: FloatArray, most: int) -> FloatArray:
+    """The same for steps with prefills, which are launched in pieces or kernel by kernel."""
+    engine = times.service.engine
+    seconds = times.rows_seconds(knots, "token", prefill=True)
+    attention = times.kernels(prefill=True, attention=True)
+    others = times.kernels(prefill=True, attention=False)
+    counts = np.arange(most + 1, dtype=np.float64)
+    device = (
+        np.interp(counts, np.r_[0.0, knots], np.r_[seconds[0], seconds]) + (attention + others) * engine.gap
+    )
+    # a graph for each piece between attention kernels: a launch for it and some for attention itself
+    pieces = attention * 4.0
+    launches = np.where(engine.mixed_graph & (counts <= engine.graph_batch), pieces, attention + others)
+    found = np.maximum(device, launches * engine.host_launch)
+    found[0] = 0.0
+    return found
+
+
+def _draft_seconds(service: Service, knots: FloatArray, most: int) -> FloatArray:
+    """Seconds that drafting adds to a decode step ``[most + 1]`` by its tokens (each request has 1 + drafts)."""
+    drafts, speculation = service.speculation.drafts, service.speculation
+    if speculation.method == "draft" and speculation.draft is not None:
+        smaller = service.replace(architecture=speculation.draft)
+        times = StepTimes(smaller)
+    else:
+        layers = mtp_blocks(
+            service.architecture, service.layout, service.precision,
+            dispatcher=service.engine.dispatcher, fused_sum=service.engine.fused_sum,
+        )  # fmt: skip
+        times = StepTimes(service, layers)
+    requests = np.maximum(knots / (1.0 + drafts), 1.0)
+    each = times.rows_seconds(requests, "token", prefill=False) + times.rows_seconds(
+        requests, "request", prefill=False
+    )
+    kernels = times.kernels(prefill=False, attention=False) * service.engine.gap
+    return np.asarray(np.interp(np.arange(most + 1.0), knots, drafts * (each + kernels)))
+
+
+def _energy(service: Service, most: int) -> tuple[float, FloatArray, float, float]:
+    """Watts of the engine's chips, joules by tokens ``[most + 1]``, of a prefill pair, and of a token of context."""
+    fit, arch, layout = service.calibration.kernels.energy, service.architecture, service.layout
+    found = memory(service)
+    flop = joules_per_flop(fit, multiplied(service.precision.linear))
+    tokens = np.arange(most + 1, dtype=np.float64)
+    mlp = arch.layers[-1].mlp
+    share = np.minimum(1.0, tokens / 256.0) if isinstance(mlp, Moe) else np.ones_like(tokens)
+    weights = found.weights * layout.chips * (0.1 + 0.9 * share)
+    tokens_j = tokens * 2.0 * active_parameters(arch) * flop * layout.dp + weights * fit.joules_per_byte
+    tokens_j[0] = 0.0
+    context = found.token_bytes * layout.tp * layout.pp * fit.joules_per_byte
+    pair = 4.0 * arch.hidden * arch.num_layers * flop
+    return fit.static * layout.chips, tokens_j / layout.dp, pair, context

@@ -1,0 +1,189 @@
+"""Steady state in closed form: what a closed loop of users or a rate of requests makes of an engine.
+
+Prefills interleave with decodes, so the time between tokens is the decode step plus what the prefills of the other
+users add to it. Queues of random arrivals are the simulation's business; here everything is at its mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ridgeline.sim.serving.table import FloatArray, StepTable
+
+_ROUNDS = 40
+_CLOSE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """Means of one engine in steady state.
+
+    Attributes:
+        ttft_s, tpot_s: from arrival to the first token; between tokens.
+        decode_s: a step of decodes alone; prefill_s: what a request's prefill takes in all.
+        running, waiting: requests that decode or prefill, and that wait, over all ranks.
+        output_tokens_per_s: of the engine.
+        busy: share of time that steps run.
+        limit: what holds the number of running requests: users, max_seqs or kv.
+    """
+
+    ttft_s: float
+    tpot_s: float
+    decode_s: float
+    prefill_s: float
+    running: float
+    waiting: float
+    output_tokens_per_s: float
+    busy: float
+    limit: str
+
+    @property
+    def e2e_output(self) -> float:
+        return self.output_tokens_per_s
+
+
+def attention_s(table: StepTable, decodes: float, context: float) -> float:
+    """Attention of ``decodes`` requests of ``context`` tokens [s]."""
+    low = min(int(decodes), table.max_seqs)
+    high, part = min(low + 1, table.max_seqs), decodes - int(decodes)
+    total = 0.0
+    for w, reach in enumerate(table.windows):
+        seen = min(context, float(reach))
+        rows = table.decode_s[w, low], table.decode_s[w, high]
+        below, above = (float(np.interp(seen, table.contexts, row)) for row in rows)
+        total += below + part * (above - below)
+    return total
+
+
+def decode_step_s(table: StepTable, decodes: float, context: float) -> float:
+    """One step of decodes alone on one rank [s]."""
+    tokens = decodes * (1 + len(table.acceptance))
+    device = (
+        _at(table.tokens_s[0], tokens) + _at(table.rows_s, decodes) + attention_s(table, decodes, context)
+    )
+    hidden = table.host_hidden_s[0] + table.host_hidden_s[1] * decodes
+    return max(device, hidden) + table.host_s[0] + table.host_s[1] * decodes
+
+
+def chunk_s(table: StepTable, q: float, kv: float) -> float:
+    """Attention of one chunk of a prefill [s]: seconds per pair, bilinear in the logarithms, times the pairs."""
+    x, y = np.log2(max(q, 1.0)), np.log2(max(kv, q, 1.0))
+    i = min(int(x), len(table.prefill_q) - 2) if len(table.prefill_q) > 1 else 0
+    j = min(int(y), len(table.prefill_kv) - 2)
+    u, v = min(x - i, 1.0), min(y - j, 1.0)
+    s = table.prefill_s
+    per_pair = (1 - u) * ((1 - v) * s[i, j] + v * s[i, j + 1]) + u * (
+        (1 - v) * s[i + 1, j] + v * s[i + 1, j + 1]
+    )
+    return float(per_pair) * q * (kv - (q - 1.0) / 2.0)
+
+
+def mixed_step_s(
+    table: StepTable, decodes: float, context: float, chunks: list[tuple[float, float]]
+) -> float:
+    """One step with chunks of prefills ``(q, kv)`` beside decodes [s]."""
+    tokens = decodes * (1 + len(table.acceptance)) + sum(q for q, _ in chunks)
+    device = _at(table.tokens_s[1], tokens) + _at(table.rows_s, decodes + len(chunks)) + table.prefill_fixed_s
+    device += sum(chunk_s(table, q, kv) for q, kv in chunks)
+    if decodes > 0:
+        device += attention_s(table, decodes, context)
+    hidden = table.host_hidden_s[0] + table.host_hidden_s[1] * decodes
+    return max(device, hidden) + table.host_s[0] + table.host_s[1] * decodes + table.host_s[2]
+
+
+def _at(values: FloatArray, index: float) -> float:
+    """A table by whole numbers, read between them and carried on beyond its end."""
+    last = len(values) - 1
+    if index >= last:
+        return float(values[last] * index / max(last, 1))
+    low = int(index)
+    return float(values[low] + (index - low) * (values[low + 1] - values[low]))
+
+
+def prefill_s(
+    table: StepTable, isl: float, decodes: float, context: float, together: float
+) -> tuple[float, float]:
+    """What one prefill takes from first to last chunk, and what it adds to the steps of decodes beside it [s].
+
+    ``together``: prefills that share a step where the budget allows.
+    """
+    if table.schedule == "prefill_first":
+        count = max(1.0, min(together, table.max_tokens / isl))
+        chunks = _chunks(isl, float(table.max_tokens), count)
+        took = sum(mixed_step_s(table, 0.0, context, step) for step in chunks)
+        return took, took / count
+    drafts = 1 + len(table.acceptance)
+    budget = max(table.max_tokens - decodes * drafts, table.max_tokens * 0.05)
+    count = max(1.0, min(together, budget / isl))
+    chunks = _chunks(isl, budget if table.schedule == "chunked" else max(isl, budget), count)
+    base = decode_step_s(table, decodes, context) if decodes >= 1 else 0.0
+    took = sum(mixed_step_s(table, decodes, context, step) for step in chunks)
+    return took, max(took - len(chunks) * base, 0.0) / count
+
+
+def _chunks(isl: float, budget: float, count: float) -> list[list[tuple[float, float]]]:
+    """Steps of ``count`` equal prompts prefilled together, or of one in chunks of the budget."""
+    if isl <= budget:
+        whole = int(count)
+        part = [(isl * (count - whole), isl * (count - whole))] if count - whole > 0.05 else []
+        return [[(isl, isl)] * max(whole, 1) + part]
+    steps, done = [], 0.0
+    while done < isl - 0.5:
+        q = min(budget, isl - done)
+        done += q
+        steps.append([(q, done)])
+    return steps
+
+
+def closed_loop(table: StepTable, isl: float, osl: float, users: float) -> Steady:
+    """Means with ``users`` requests under way at all times, spread evenly over ranks and pipeline stages.
+
+    Fixed point of the running batch: with ``d`` decodes a rank, ``d / osl`` prefills begin in every step, so::
+
+        tpot = decode_step(d) + d / osl x added(prefill)          d = running x share of life spent decoding
+    """
+    made = 1.0 + _extra(table)
+    lanes = table.ranks * table.stages
+    each = users / lanes
+    stay = isl + osl / 2.0
+    most_kv = table.num_blocks * table.block_size / max(stay, 1.0) / table.stages
+    running = min(each, float(table.max_seqs), most_kv)
+    limit = "users" if running == each else "kv" if running == most_kv else "max_seqs"
+    if most_kv < 1.0 and table.num_blocks * table.block_size < isl + osl:
+        raise ValueError(f"a request of {isl + osl:.0f} tokens does not fit in the cache of one rank")
+    running = max(running, min(each, 1.0))
+    decodes, tpot, first, added, step = running, 0.0, 0.0, 0.0, 0.0
+    context = isl + osl / 2.0
+    for _ in range(_ROUNDS):
+        step = decode_step_s(table, max(decodes, 1.0), context)
+        steps = max(osl - 1.0, 1.0) / made  # of one request
+        begun = decodes / steps if each > 1.0 else 0.0  # prefills that begin in a step
+        took, added = prefill_s(table, isl, decodes - 1.0 if decodes > 1 else 0.0, context, max(begun, 1.0))
+        others = begun * (running - 1.0) / max(running, 1.0)
+        between = step + others * added
+        tpot = between / made
+        first = took + (between / 2.0 if running > 1 else 0.0) + max(begun - 1.0, 0.0) * 0.5 * added
+        share = tpot * (osl - 1.0) / (tpot * (osl - 1.0) + first) if osl > 1 else 0.0
+        target = max(running * share, min(running, 1e-3))
+        if abs(target - decodes) < _CLOSE * max(target, 1e-3):
+            break
+        decodes = 0.5 * (decodes + target)
+    life = tpot * (osl - 1.0) + first
+    rate = running / life * lanes
+    waiting = max(each - running, 0.0) * lanes
+    wait = waiting / rate if waiting else 0.0
+    return Steady(
+        ttft_s=first + wait, tpot_s=tpot, decode_s=step, prefill_s=took, running=running * lanes, waiting=waiting,
+        output_tokens_per_s=rate * osl, busy=1.0, limit=limit,
+    )  # fmt: skip
+
+
+def _extra(table: StepTable) -> float:
+    """Accepted drafts of a step, mean."""
+    total, alive = 0.0, 1.0
+    for chance in table.acceptance:
+        alive *= chance
+        total += alive
+    return total

@@ -1,0 +1,307 @@
+"""Seconds of the parts of a serving step on one rank: what depends on tokens, on requests, and on contexts.
+
+Every function takes arrays. `ridgeline.sim.serving.build` tabulates them for the closed form, the search and the
+simulation, so that there is one step time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ridgeline.facts import catalog
+from ridgeline.facts.kernel_calibration import GroupedFit, KernelSet
+from ridgeline.facts.serving import Service
+from ridgeline.graph.serving.blocks import step_blocks
+from ridgeline.graph.serving.ops import Block, Core, Experts, Message, Part, Pass, Product
+from ridgeline.timing.attention import AttentionRates, attention_rates, attention_seconds
+from ridgeline.timing.collectives import collective_seconds
+from ridgeline.timing.dispatch import dispatch_seconds
+from ridgeline.timing.expert_layer import busiest_share, expert_layer_seconds
+from ridgeline.timing.gemm import GemmRates, gemm_rates, gemm_seconds
+from ridgeline.timing.grouped import active_experts
+from ridgeline.timing.rates import operand, resolve
+from ridgeline.timing.stream import StreamRates, stream_rates, stream_seconds
+from ridgeline.timing.topology import Placement, place
+
+FloatArray = NDArray[np.float64]
+
+#: Ending of formats whose weights alone are narrow: products run in a wide format and read the narrow weights.
+WEIGHT_ONLY = "-wo"
+#: Shortest prefills share a kernel with others: a lone one this short would leave cores idle.
+TOGETHER_TOKENS = 2048.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A part and how many layers have it."""
+
+    part: Part
+    count: float
+
+
+def multiplied(name: str) -> str:
+    """The format that products of weights stored in ``name`` run in: weights alone may be narrow."""
+    return catalog.number_format(name).matrix_as if name.endswith(WEIGHT_ONLY) else name
+
+
+class StepTimes:
+    """The step of one `Service`; ``blocks`` defaults to the whole model of the service."""
+
+    def __init__(self, service: Service, blocks: tuple[Block, ...] | None = None) -> None:
+        self.service = service
+        self.blocks = blocks or step_blocks(
+            service.architecture, service.layout, service.precision,
+            dispatcher=service.engine.dispatcher, fused_sum=service.engine.fused_sum,
+        )  # fmt: skip
+        self.parts = tuple(_Counted(part, block.count) for block in self.blocks for part in block.parts)
+
+    # Rates
+
+    @cached_property
+    def _stream(self) -> StreamRates:
+        return stream_rates(self.service.chip, self.service.calibration.kernels)
+
+    @cached_property
+    def _stream_bytes_per_s(self) -> float:
+        return float(self._stream.memory) * self.service.chip.memory.bandwidth
+
+    @cached_property
+    def _tp(self) -> Placement:
+        return place(self.service.layout.tp, 1, self.service.cluster)
+
+    @cached_property
+    def _experts_group(self) -> Placement:
+        return place(self.service.layout.tp * self.service.layout.dp, 1, self.service.cluster)
+
+    def _rates(self, formats: tuple[str, ...], kernels: KernelSet | None = None) -> GemmRates:
+        """Rates of products; weight-only formats multiply in the wide one. Without ``kernels``: the engine's."""
+        names = [multiplied(name) for name in formats]
+        rates = gemm_rates(self.service.chip, kernels or self.service.kernels, names)
+        narrow = [
+            catalog.number_format(name).bytes if name.endswith(WEIGHT_ONLY) else operand(name).bytes
+            for name in formats
+        ]
+        return rates._replace(in_bytes=np.array(narrow).reshape(-1, 1))
+
+    def _cast(self, formats: tuple[str, ...]) -> tuple[FloatArray, FloatArray]:
+        """Quantisation of products' inputs in kernels of their own: seconds, seconds a value ``[formats, 1]``."""
+        fixed, each = np.zeros((len(formats), 1)), np.zeros((len(formats), 1))
+        for i, name in enumerate(formats):
+            if name.endswith(WEIGHT_ONLY):
+                continue
+            fit, _ = resolve(self.service.kernels.gemm, name)
+            apart = self.service.engine.casts_apart
+            fixed[i, 0] = min(fit.cast, 2.0 * self.service.engine.pass_launch) * apart
+            each[i, 0] = (
+                apart * fit.cast_passes * (2.0 + operand(name).bytes) / self.service.chip.memory.bandwidth
+            )
+        return fixed, each
+
+    # By tokens or requests
+
+    def rows_seconds(self, rows: FloatArray, per: str, *, prefill: bool) -> FloatArray:
+        """Products, passes, experts and messages that go by ``per`` (token or request), for ``rows`` of them [s]."""
+        rows = np.asarray(rows, dtype=np.float64)
+        skipped = "decode" if prefill else "prefill"
+        products: list[tuple[Product, float]] = []
+        total = np.zeros_like(rows)
+        for counted in self.parts:
+            part = counted.part
+            match part:
+                case Product() if part.per == per and part.where != skipped:
+                    products.append((part, counted.count))
+                case Pass() if part.per == per and part.where != skipped:
+                    passes = self.service.engine.elementwise_passes
+                    moved = rows * part.row_bytes * passes
+                    total += counted.count * (
+                        part.kernels * self.service.engine.pass_launch + moved / self._stream_bytes_per_s
+                    )
+                case Message() if part.per == per:
+                    total += counted.count * self._message(part, rows)
+                case Experts() if per == "token":
+                    total += counted.count * self._experts(part, rows)
+        return total + self._products(products, rows)
+
+    def _products(self, products: list[tuple[Product, float]], rows: FloatArray) -> FloatArray:
+        if not products:
+            return np.zeros_like(rows)
+        n, k, copies, counts = (
+            np.array([values], dtype=np.float64).T
+            for values in (
+                [part.n for part, _ in products], [part.k for part, _ in products],
+                [part.copies for part, _ in products], [count for _, count in products],
+            )
+        )  # fmt: skip
+        formats = tuple(part.format for part, _ in products)
+        seconds = gemm_seconds(rows[None, :], n, k, copies, self._rates(formats))
+        fixed, each = self._cast(formats)
+        return np.asarray((counts * (seconds + fixed + each * rows[None, :] * k)).sum(axis=0))
+
+    def _message(self, part: Message, rows: FloatArray) -> FloatArray:
+        service = self.service
+        group = self._tp if part.group == "tp" else self._experts_group
+        size = rows * part.row_bytes
+        if part.kind == "dispatch" or part.kind == "combine":
+            return dispatch_seconds(
+                rows, part.row_bytes, part.topk, group, service.cluster, service.calibration.links,
+                combine=part.kind == "combine", low_latency=bool(rows.max(initial=0.0) <= 256),
+                experts=part.experts,
+            )  # fmt: skip
+        engine = service.engine.all_reduce
+        return collective_seconds(
+            part.kind, size, group, service.cluster, service.calibration.links,
+            engine="" if engine == "nccl" or part.kind != "all_reduce" else engine,
+        )  # fmt: skip
+
+    @cached_property
+    def _grouped(self) -> dict[str, tuple[GroupedFit, GemmRates]]:
+        found: dict[str, tuple[GroupedFit, GemmRates]] = {}
+        for counted in self.parts:
+            if isinstance(counted.part, Experts):
+                name = multiplied(counted.part.format)
+                rates = self._rates((counted.part.format,), self.service.calibration.kernels)
+                scalars: dict[str, Any] = {
+                    key: float(np.ravel(getattr(rates, key))[0])
+                    for key in rates._fields
+                    if key not in ("surface", "labels", "bandwidth_bytes_per_s", "cores", "out_bytes")
+                }
+                if rates.surface is not None:
+                    scalars["surface"] = rates.surface.reshape(-1)
+                flat = rates._replace(**scalars)
+                found[counted.part.format] = (resolve(self.service.kernels.grouped, name)[0], flat)
+        return found
+
+    def _experts(self, part: Experts, rows: FloatArray) -> FloatArray:
+        """The busiest rank's experts under random routing."""
+        fit, dense = self._grouped[part.format]
+        tokens = rows * part.group_tokens
+        slots = tokens * part.topk
+        held = part.experts / part.ranks
+        share = busiest_share(slots, part.ranks)
+        routed = np.maximum(slots / part.ranks * share, 1.0)
+        active = np.minimum(active_experts(routed, held), held)
+        return expert_layer_seconds(
+            tokens, routed, active, slots, part.hidden, part.inner, part.arms, fit, dense, self._stream_bytes_per_s
+        )  # fmt: skip
+
+    def kernels(self, *, prefill: bool, attention: bool) -> float:
+        """Kernels of a step: of attention alone, or all others."""
+        skipped = "decode" if prefill else "prefill"
+        total = 0.0
+        for counted in self.parts:
+            part = counted.part
+            if isinstance(part, Core) == attention and getattr(part, "where", "both") != skipped:
+                each = part.kernels if isinstance(part, Pass) else 6.0 if isinstance(part, Experts) else 1.0
+                total += counted.count * each
+        return total
+
+    # By contexts
+
+    @cached_property
+    def windows(self) -> tuple[float, ...]:
+        """Reaches of the attention layers, ascending; inf for full attention."""
+        found = {counted.part.reach for counted in self.parts if isinstance(counted.part, Core)}
+        return tuple(sorted(found)) or (float("inf"),)
+
+    def _cores(self, reach: float | None = None) -> list[tuple[Core, float]]:
+        return [
+            (counted.part, counted.count)
+            for counted in self.parts
+            if isinstance(counted.part, Core) and (reach is None or counted.part.reach == reach)
+        ]
+
+    def _attention_rates(self, kind: str) -> AttentionRates:
+        kernels, stored = self.service.kernels, self.service.precision.kv
+        stored = "fp8" if stored.startswith("fp8") else stored
+        rates = attention_rates(self.service.chip, kernels, ("bf16",), (stored,), kind)  # type: ignore[arg-type]
+        if kind == "latent_decode":  # the value is the first part of the cached key
+            rates = rates._replace(kv_bytes=np.asarray(rates.kv_bytes) * 576.0 / 1088.0)
+        return rates
+
+    @cached_property
+    def _rates_by_kind(self) -> dict[str, AttentionRates]:
+        return {
+            kind: self._attention_rates(kind) for kind in ("attention", "decode", "latent", "latent_decode")
+        }
+
+    def decode_seconds(self, batch: FloatArray, context: FloatArray, reach: float) -> FloatArray:
+        """Attention of ``batch`` requests that see ``context`` keys each, in the layers of one reach [s]."""
+        batch, context = np.broadcast_arrays(np.asarray(batch, np.float64), np.asarray(context, np.float64))
+        flat_b, flat_c = np.maximum(batch.ravel(), 1.0), np.maximum(context.ravel(), 1.0)
+        total = np.zeros_like(flat_b)
+        queries = 1.0 + self.service.speculation.drafts
+        for core, count in self._cores(reach):
+            if core.kind == "index":
+                moved = flat_b * flat_c * (core.head_dim + 8.0)
+                total += count * stream_seconds(moved, self._stream, kernels=3.0)
+                continue
+            latent = core.kind == "latent"
+            rates = self._rates_by_kind["latent_decode" if latent else "decode"]
+            kv_heads = 1.0 if latent else core.kv_heads
+            d = core.latent_dim if latent else core.head_dim
+            v = core.latent_v if latent else core.v_dim
+            # drafts of a request share its keys: more query heads for each key
+            seconds = attention_seconds(flat_b, core.heads * queries, kv_heads, 1.0, flat_c, d, v, rates)
+            total += count * np.ravel(seconds)
+        return np.where(batch > 0, total.reshape(batch.shape), 0.0)
+
+    def prefill_seconds(self, q: FloatArray, kv: FloatArray) -> FloatArray:
+        """Attention of a chunk of ``q`` new tokens that see ``kv`` keys, its own included, without launch [s]."""
+        q, kv = np.broadcast_arrays(np.asarray(q, np.float64), np.asarray(kv, np.float64))
+        flat_q, flat_k = q.ravel(), np.maximum(kv.ravel(), q.ravel())
+        total = np.zeros_like(flat_q)
+        together = np.maximum(TOGETHER_TOKENS / flat_q, 1.0)
+        for core, count in self._cores():
+            pairs = computed_pairs(flat_q, flat_k, core.reach, chunked=core.chunked)
+            if core.kind == "index":
+                rate = self._rates_by_kind["attention"]
+                flops = 2.0 * pairs * core.heads * core.head_dim
+                total += count * flops / (0.5 * float(np.ravel(rate.peak_flops_per_s)[0]))
+                continue
+            kind = "latent" if core.kind == "latent" else "attention"
+            rates = self._rates_by_kind[kind]
+            share = np.clip(pairs / (flat_q * flat_k), 1e-6, 1.0)
+            seconds = np.ravel(
+                attention_seconds(
+                    together, core.heads, core.kv_heads, flat_q, flat_k, core.head_dim, core.v_dim, rates,
+                    causal_share=share,
+                )
+            )  # fmt: skip
+            launch = float(np.ravel(rates.launch)[0])
+            total += count * np.maximum(seconds - launch, 0.1 * launch) / together
+            if core.expand_n:  # cached keys of earlier chunks are expanded again
+                cached = np.maximum(flat_k - flat_q, 0.0)
+                form = (self.service.precision.of_attention,)
+                expand = gemm_seconds(
+                    np.maximum(cached, 1.0), core.expand_n, core.latent_v, 1.0, self._rates(form)
+                )
+                total += count * np.where(cached > 0, np.ravel(expand), 0.0)
+        return total.reshape(q.shape)
+
+    def prefill_fixed_seconds(self) -> float:
+        """Launches of the attention kernels of a step with prefills [s]."""
+        total = 0.0
+        for core, count in self._cores():
+            if core.kind != "index":
+                rates = self._rates_by_kind["latent" if core.kind == "latent" else "attention"]
+                total += count * float(np.ravel(rates.launch)[0])
+        return total
+
+
+def computed_pairs(q: FloatArray, kv: FloatArray, reach: float, *, chunked: bool = False) -> FloatArray:
+    """Query-key pairs of the last ``q`` of ``kv`` tokens under a causal mask that reaches ``reach`` keys back [1]."""
+    first = kv - q + 1.0
+    if not np.isfinite(reach):
+        return np.asarray(q * (first + (q - 1.0) / 2.0))
+    if chunked:  # a query sees its own chunk: half of it in the mean once chunks have passed
+        seen = np.where(
+            kv <= reach, first + (q - 1.0) / 2.0, np.minimum(first + (q - 1.0) / 2.0, reach / 2.0)
+        )
+        return np.asarray(q * np.maximum(seen, 1.0))
+    rising = np.clip(reach - first, 0.0, q)
+    return np.asarray(rising * (first + (rising - 1.0) / 2.0) + (q - rising) * reach)
