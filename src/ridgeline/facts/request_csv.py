@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.facts.request_kinds import MOST_TOKENS, Column, Kind, kind_of
+from ridgeline.facts.request_kinds import FIRST_YEAR, LAST_YEAR, MOST_TOKENS, Column, Kind, kind_of
 from ridgeline.facts.request_lines import RequestFileError, decoded, shown
 
 Bytes = NDArray[np.uint8]
@@ -87,9 +87,11 @@ class CsvReader:
 
     def _all_at_once(self, block: bytes) -> Columns | None:
         """The same as row by row, for blocks that hold nothing but plain values; else None."""
-        if b'"' in block:
+        if b'"' in block or not _utf8(block):
             return None
         buffer = np.frombuffer(block, dtype=np.uint8)
+        if np.any(buffer[np.flatnonzero(buffer[:-1] == 13) + 1] != 10):
+            return None  # a carriage return inside a line
         cells = _cells(buffer, self.width)
         if cells is None:
             return None
@@ -101,6 +103,16 @@ class CsvReader:
                 return None
             values[column.target] = read
         return values
+
+
+def _utf8(block: bytes) -> bool:
+    if block.isascii():
+        return True
+    try:
+        block.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _cells(buffer: Bytes, width: int) -> tuple[IntArray, IntArray] | None:
@@ -196,6 +208,8 @@ def _days(dates: IntArray) -> IntArray | None:
     try:
         days = [date(d // 10000, d // 100 % 100, d % 100).toordinal() for d in unique.tolist()]
     except ValueError:
+        return None
+    if not FIRST_YEAR * 10000 <= unique[0] <= unique[-1] < (LAST_YEAR + 1) * 10000:
         return None
     since: IntArray = np.asarray(days, dtype=np.int64) - date(1970, 1, 1).toordinal()
     return since[inverse.reshape(-1)]
