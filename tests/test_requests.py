@@ -136,7 +136,9 @@ def test_rows_out_of_order_are_sorted_and_said(tmp_path: Path) -> None:
     assert "2 of 5 rows came after a later arrival; sorted by arrival" in read.notes
 
 
-@pytest.mark.parametrize("text", [AZURE, BURST, OWN, AZURE.replace("\n", "\r\n")])
+@pytest.mark.parametrize(
+    "text", [AZURE, BURST, OWN, OWN.replace("anna,1", "8.,1"), AZURE.replace("\n", "\r\n")]
+)
 def test_all_rows_at_once_reads_as_row_by_row(
     tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,8 @@ Bytes = NDArray[np.uint8]
 IntArray = NDArray[np.int64]
 Columns = dict[str, Any]  # target -> array or list, one value per row
 _WIDEST = 18  # digits of an int64
+_MARKS = [4, 7, 10, 13, 16]  # places in ``2023-11-16 18:17:03``
+_DIGITS = [place for place in range(19) if place not in _MARKS]
 
 
 class CsvReader:
@@ -169,7 +171,7 @@ def _decimals(buffer: Bytes, starts: IntArray, ends: IntArray) -> tuple[IntArray
         if point.any():
             points += point
             places[point] = widths[point] - k - 1
-    if points.max() > 1 or np.any(points >= widths):
+    if points.max() > 1 or np.any(points >= widths) or np.any((points > 0) & (places == 0)):
         return None
     return value, places
 
@@ -185,11 +187,11 @@ def _dates(buffer: Bytes, starts: IntArray, ends: IntArray) -> IntArray | None:
             return None
         ends = ends - 6
     text = buffer[starts[:, None] + np.arange(width)]
-    marks = text[:, [4, 7, 10, 13, 16]]
+    marks = text[:, _MARKS]
     if not np.all(marks == np.frombuffer(b"-- ::", dtype=np.uint8)):
         return None
     digits = (text - np.uint8(48)).astype(np.int64)
-    if np.any(np.delete(digits, [4, 7, 10, 13, 16], axis=1) > 9):
+    if np.any(digits[:, _DIGITS] > 9):
         return None
     hour, minute, second = (digits[:, i] * 10 + digits[:, i + 1] for i in (11, 14, 17))
     if hour.max() > 23 or minute.max() > 59 or second.max() > 59:
