@@ -69,6 +69,14 @@ def test_azure_with_a_zone(tmp_path: Path, zone: str) -> None:
     np.testing.assert_allclose(read.requests.arrival_s, [0.0, 0.052, 1.098189], rtol=0, atol=1e-12)
 
 
+def test_zones_are_taken_off(tmp_path: Path) -> None:
+    text = AZURE.replace("9799600,", "9799600Z,").replace(
+        "2023-11-17 00:00:00.0319600", "2023-11-17 01:30:00.0319600+01:30"
+    )
+    read = read_requests(write(tmp_path, text.replace("1.0781490", "1.0781490+00:00")))
+    np.testing.assert_allclose(read.requests.arrival_s, [0.0, 0.052, 1.098189], rtol=0, atol=1e-12)
+
+
 def test_failed_requests_of_burstgpt_are_counted(tmp_path: Path) -> None:
     read = read_requests(write(tmp_path, BURST))
     assert read.kind == "burstgpt"
