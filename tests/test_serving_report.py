@@ -135,12 +135,12 @@ def test_the_slo_stands_at_its_place_on_both_kinds_of_axes() -> None:
     near = Latency(name="TPOT", title="", values_s=np.linspace(0.01, 0.02, 50), slo_s=0.015)
     layout = serving_figures.latency_cdf(near)["layout"]
     assert layout["xaxis"].get("type") != "log"
-    assert layout["shapes"][0]["x0"] == layout["annotations"][0]["x"] == pytest.approx(15.0)
+    assert layout["shapes"][0]["x0"] == layout["annotations"][-1]["x"] == pytest.approx(15.0)
     wide = Latency(name="TTFT", title="", values_s=np.logspace(-2, 2, 50), slo_s=10.0)
     layout = serving_figures.latency_cdf(wide)["layout"]
     assert layout["xaxis"]["type"] == "log"
     scale = 1e3 if float(np.median(wide.finite)) < 1 else 1.0
-    assert layout["annotations"][0]["x"] == pytest.approx(math.log10(10.0 * scale))
+    assert layout["annotations"][-1]["x"] == pytest.approx(math.log10(10.0 * scale))
     assert layout["shapes"][0]["x0"] == pytest.approx(10.0 * scale)
 
 
@@ -182,6 +182,7 @@ def test_rungs_of_a_step_sum_to_it() -> None:
         assert start + width == pytest.approx(following)
     saved = causes["y"].index("two-batch overlap")
     assert causes["marker"]["color"][saved] == theme.colour("green")
+    assert causes["text"][saved].startswith(f"{numerals.MINUS}1.2 ms")
     assert whole["text"] == ["21.0 ms"]
 
 
@@ -278,6 +279,10 @@ def test_the_page_draws_in_both_schemes(opened: tuple[str, Any, list[str], list[
     assert background == f"rgb({red}, {green}, {blue})"
     wide = page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert wide
+    page.set_viewport_size({"width": 420, "height": 900})
+    page.wait_for_timeout(600)
+    squeezed = "[...document.querySelectorAll('.figure')].filter(box => box.offsetHeight < 200).length"
+    assert page.evaluate(squeezed) == 0
     page.locator("#state summary").click()
     assert page.locator("#state table").is_visible()
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ridgeline.report import theme
 from ridgeline.report.figures import Figure, text
-from ridgeline.report.numerals import gigabytes, percent, significant
+from ridgeline.report.numerals import MINUS, gigabytes, percent, significant
 from ridgeline.report.serving_parts import ChipMemory, Latency, ServingPoint, State, StepBlock, engines_of
 
 MAX_POINTS = 2000  # deployments drawn; the fronts are always drawn whole
@@ -89,14 +89,12 @@ def latency_cdf(latency: Latency) -> Figure:
     }
     dots = {
         "type": "scatter",
-        "mode": "markers+text",
+        "mode": "markers",
         "name": "percentiles",
         "x": [_short(x) for x in marks],
         "y": list(MARKS),
         "marker": {"color": colour, "size": 8},
         "text": [f"P{mark} {significant(float(x))}" for mark, x in zip(MARKS, marks, strict=True)],
-        "textposition": "bottom right",
-        "textfont": {"size": 12, "color": theme.colour("ink")},
         "cliponaxis": False,
         "hovertemplate": f"%{{text}} {unit}<extra></extra>",
     }
@@ -108,8 +106,17 @@ def latency_cdf(latency: Latency) -> Figure:
         xaxis=axis,
         yaxis=theme.axis("requests, %", range=[0, 104], tickvals=[0, 25, 50, 75, 90, 100]),
     )
+    layout["annotations"] = [
+        {
+            "text": words, "x": _place(float(x), logarithmic=logarithmic), "y": mark, "xanchor": "left",
+            "yanchor": "top", "xshift": 6, "yshift": -1, "showarrow": False, "borderpad": 1,
+            "bgcolor": theme.colour("paper"), "font": {"size": 12, "color": theme.colour("ink")},
+        }
+        for words, x, mark in zip(dots["text"], marks, MARKS, strict=True)
+    ]  # fmt: skip
     if slo is not None:
-        layout |= _slo(slo, unit, logarithmic=logarithmic)
+        layout["shapes"] = [_slo_line(slo)]
+        layout["annotations"].append(_slo_note(slo, unit, logarithmic=logarithmic))
     return {"data": [line, dots], "layout": layout}
 
 
@@ -136,7 +143,10 @@ def state_over_time(state: State) -> Figure:
     layout = theme.layout(
         height=400,
         hovermode="x unified",
-        xaxis=theme.axis("seconds", anchor="y2", hoverformat=".3~f", ticksuffix=""),
+        hoversubplots="axis",  # one box for both axes that stand on this one
+        xaxis=theme.axis(
+            "seconds", anchor="y2", hoverformat=".4~g", unifiedhovertitle={"text": "%{x:.4~g} s"}
+        ),
         yaxis=theme.axis("requests", domain=[0.42, 1.0], rangemode="tozero"),
         yaxis2=theme.axis("KV cache, %", domain=[0.0, 0.33], range=[0, 105]),
     )
@@ -150,7 +160,10 @@ def step_ladder(ladder: Sequence[tuple[str, float]], result: str = "decode step"
     starts = [math.fsum(value for _, value in rungs[:i]) for i in range(len(rungs))]
     scale, unit = (1e3, "ms") if total >= 1e-3 else (1e6, "us")
     decimals = max(0, 2 - math.floor(math.log10(total * scale))) if total > 0 else 2
-    words = [f"{value * scale:.{decimals}f} {unit}  {percent(value / total, 0)}" for _, value in rungs]
+    words = [
+        f"{value * scale:.{decimals}f} {unit}  {percent(value / total, 0)}".replace("-", MINUS)
+        for _, value in rungs
+    ]
     colours = [
         "blue" if i == 0 else "orange" if value >= 0 else "green" for i, (_, value) in enumerate(rungs)
     ]
@@ -355,17 +368,24 @@ def _range(xs: NDArray[np.float64], slo: float | None, *, logarithmic: bool) -> 
     return {"range": [0.0, 1.16 * high]}
 
 
-def _slo(slo: float, unit: str, *, logarithmic: bool) -> dict[str, Any]:
-    line = {
-        "type": "line", "x0": slo, "x1": slo, "y0": 0, "y1": 1, "yref": "paper",
+def _place(x: float, *, logarithmic: bool) -> float:
+    """Where Plotly wants an annotation: at the logarithm on a logarithmic axis, other than a shape."""
+    return math.log10(x) if logarithmic else x
+
+
+def _slo_line(slo: float) -> dict[str, Any]:
+    return {
+        "type": "line", "x0": slo, "x1": slo, "y0": 0, "y1": 1, "yref": "paper", "layer": "below",
         "line": {"color": theme.colour("red"), "width": 1.4, "dash": "dash"},
     }  # fmt: skip
-    note = {
-        "text": f"SLO {significant(slo)} {unit}", "x": math.log10(slo) if logarithmic else slo, "y": 0.02,
+
+
+def _slo_note(slo: float, unit: str, *, logarithmic: bool) -> dict[str, Any]:
+    return {
+        "text": f"SLO {significant(slo)} {unit}", "x": _place(slo, logarithmic=logarithmic), "y": 0.02,
         "yref": "paper", "xanchor": "left", "yanchor": "bottom", "xshift": 4, "showarrow": False,
         "font": {"size": 12, "color": theme.colour("red")},
     }  # fmt: skip
-    return {"shapes": [line], "annotations": [note]}
 
 
 def _plane(points: Sequence[ServingPoint], name: str) -> Figure:

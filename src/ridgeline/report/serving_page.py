@@ -11,7 +11,7 @@ import numpy as np
 
 from ridgeline.report import serving_figures as figures
 from ridgeline.report.frame import Panel, render
-from ridgeline.report.numerals import gigabytes, percent, significant
+from ridgeline.report.numerals import MINUS, gigabytes, percent, significant
 from ridgeline.report.serving_parts import (
     ChipMemory,
     Latency,
@@ -130,7 +130,8 @@ def ladder_sheet(ladder: Sequence[tuple[str, float]]) -> Sheet:
     rows, reached = [], 0.0
     for cause, value in ladder:
         reached += value
-        rows.append((cause, f"{value * 1e3:.3f}", percent(value / total), f"{reached * 1e3:.3f}"))
+        cells = (f"{value * 1e3:.3f}", percent(value / total), f"{reached * 1e3:.3f}")
+        rows.append((cause, *(cell.replace("-", MINUS) for cell in cells)))
     rows.append(("step", f"{total * 1e3:.3f}", percent(1.0), f"{total * 1e3:.3f}"))
     columns = ("cause", "ms", "share", "up to here ms")
     return Sheet(columns, tuple(rows), "lrrr", strong=frozenset([len(rows) - 1]))
