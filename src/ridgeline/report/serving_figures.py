@@ -78,6 +78,7 @@ def latency_cdf(latency: Latency) -> Figure:
     marks = np.percentile(values, MARKS) * scale
     logarithmic = bool(xs[-1] > 30.0 * max(float(marks[0]), 1e-12)) and xs[0] > 0.0
     colour = theme.colour("blue")
+    labels = [f"P{mark} {significant(float(x))}" for mark, x in zip(MARKS, marks, strict=True)]
     line = {
         "type": "scatter",
         "mode": "lines",
@@ -94,7 +95,7 @@ def latency_cdf(latency: Latency) -> Figure:
         "x": [_short(x) for x in marks],
         "y": list(MARKS),
         "marker": {"color": colour, "size": 8},
-        "text": [f"P{mark} {significant(float(x))}" for mark, x in zip(MARKS, marks, strict=True)],
+        "text": labels,
         "cliponaxis": False,
         "hovertemplate": f"%{{text}} {unit}<extra></extra>",
     }
@@ -112,7 +113,7 @@ def latency_cdf(latency: Latency) -> Figure:
             "yanchor": "top", "xshift": 6, "yshift": -1, "showarrow": False, "borderpad": 1,
             "bgcolor": theme.colour("paper"), "font": {"size": 12, "color": theme.colour("ink")},
         }
-        for words, x, mark in zip(dots["text"], marks, MARKS, strict=True)
+        for words, x, mark in zip(labels, marks, MARKS, strict=True)
     ]  # fmt: skip
     if slo is not None:
         layout["shapes"] = [_slo_line(slo)]
