@@ -39,7 +39,7 @@ NEW_TOKEN_RATIO = 0.098
 def plan_lane(state: State, table: Table, l: int, now: float) -> None:
     """Choose what lane ``l`` runs from ``now`` on: chunks of prefills, and whether its decodes run."""
     lane = lanes(state)[l]
-    lane.chunks = lane.entering = lane.rows = lane.tokens = lane.decodes = lane.taken = 0
+    lane.chunks = lane.entering = lane.rows = lane.tokens = lane.decodes = lane.taken = lane.closed = 0
     lane.pairs = lane.prefill_s = lane.extra_s = 0.0
     if table.schedule == PREFILL_FIRST:
         _enter(state, table, l, now, table.max_tokens, 0)
@@ -52,8 +52,10 @@ def plan_lane(state: State, table: Table, l: int, now: float) -> None:
         budget = table.max_tokens - lane.decoding * (1 + table.drafts)
         if lane.running == before:  # as vLLM: none enters in a step that preempted
             _enter(state, table, l, now, budget, need)
-        elif lane.partial != NONE:
-            _add_chunk(state, table, l, lane.partial, budget)
+        else:
+            lane.closed = 1
+            if lane.partial != NONE:
+                _add_chunk(state, table, l, lane.partial, budget)
     if lane.decoding > 0:
         lane.decodes = 1
         lane.tokens += lane.decoding * (1 + table.drafts)
@@ -204,8 +206,28 @@ def _reserve(state: State, table: Table, l: int, i: int, need: int) -> int:
         while j != NONE:
             left += requests(state)[j].output - requests(state)[j].made
             j = requests(state)[j].next
+    return _room_for(state, table, i, left)
+
+
+@jit
+def _room_for(state: State, table: Table, i: int, left: int) -> int:
     own = requests(state)[i].output - requests(state)[i].made
     return blocks_of(own + int(NEW_TOKEN_RATIO * left), table.block_size)
+
+
+@jit
+def steps_until_room(state: State, table: Table, l: int, most: int) -> int:
+    """Decode steps until what is kept for running requests shrinks by a block, so that a waiting one may fit."""
+    lane = lanes(state)[l]
+    i = head(state, table, l)
+    if table.schedule != PREFILL_FIRST or i == NONE or lane.running >= table.max_seqs:
+        return most
+    left = lane.ends - lane.decoding * lane.counter
+    now = _room_for(state, table, i, left)
+    for k in range(1, most):
+        if _room_for(state, table, i, left - k * lane.decoding) < now:
+            return k
+    return most
 
 
 @jit

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from ridgeline.sim.serving.admission import decode_need, plan_lane
+from ridgeline.sim.serving.admission import plan_lane, steps_until_room
 from ridgeline.sim.serving.jit import engines, floats, hash_starts, ints, jit, keep, lanes, requests, source_stamp, units
 from ridgeline.sim.serving.kv import COUNT, available, blocks_of, match, release, take
 from ridgeline.sim.serving.queues import (
@@ -76,7 +76,7 @@ def plan_unit(state: State, table: Table, u: int, now: float, limit: float) -> N
 
 @jit
 def _span_steps(state: State, table: Table, u: int) -> int:
-    """Decode steps until a request ends, a context reaches a window, or a block is missing."""
+    """Decode steps until a request ends, a waiting one may fit, a context reaches a window, or a block is missing."""
     first = u * table.lanes_per_unit
     steps = table.max_span
     for l in range(first, first + table.lanes_per_unit):
@@ -84,6 +84,7 @@ def _span_steps(state: State, table: Table, u: int) -> int:
         if lane.decoding == 0:
             continue
         steps = min(steps, (ints(state)[lane.ends_at] >> 32) - lane.counter)
+        steps = 1 if lane.closed else steps_until_room(state, table, l, steps)
         start = lane.crossings_at
         for w in range(table.num_windows):
             size = _ring(state, table, w)

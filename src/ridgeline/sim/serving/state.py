@@ -74,6 +74,7 @@ LANE = np.dtype(
         ("entering", "i8"),  # of them, requests that were not there before
         ("fresh", "i8"),  # requests that joined the decoding since the last decode step
         ("decodes", "i8"),  # 1 where the planned step runs the decoding
+        ("closed", "i8"),  # 1 where none may enter the planned step because it preempted
         ("rows", "i8"),  # prefills that end in the planned step
         ("tokens", "i8"),  # tokens of the planned step
         ("pairs", "f8"),
