@@ -1,3 +1,5 @@
+# Fields of records have no type that a checker sees.
+# mypy: disable-error-code="no-any-return"
 """The event loop of one engine: arrivals, deadlines and the ends of steps, in order of time.
 
 A unit that decodes with nothing waiting that could enter runs a span of steps up to the next event inside it; an
@@ -8,12 +10,25 @@ caller asks the loop to go.
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from ridgeline.sim.serving.admission import decode_need, plan_lane
-from ridgeline.sim.serving.jit import jit, keep, source_stamp
-from ridgeline.sim.serving.kv import COUNT, available, blocks_of, match, release, take
+from ridgeline.sim.serving.admission import plan_lane, steps_until_room
+from ridgeline.sim.serving.jit import (
+    engines,
+    floats,
+    hash_starts,
+    ints,
+    jit,
+    keep,
+    lanes,
+    requests,
+    source_stamp,
+    units,
+)
+from ridgeline.sim.serving.kv import COUNT, available, blocks_of, clear, match, release, take
 from ridgeline.sim.serving.queues import (
     append,
+    first_running,
     join_decodes,
     leave_decodes,
     missing_blocks,
@@ -49,22 +64,22 @@ def plan_unit(state: State, table: Table, u: int, now: float, limit: float) -> N
 
     ``limit`` is when the next request arrives, where there is one lane to take it: a span need not go further.
     """
-    unit = state.units[u]
+    unit = units(state)[u]
     first = u * table.lanes_per_unit
     if unit.leaving > 0:
         _let_go(state, table, u, now)
     unit.start_s = now
     work, chunks, extra = False, False, False
-    for l in range(first, first + table.lanes_per_unit):
-        plan_lane(state, table, l, now)
-        lane = state.lanes[l]
+    for which in range(first, first + table.lanes_per_unit):
+        plan_lane(state, table, which, now)
+        lane = lanes(state)[which]
         work = work or lane.tokens > 0
         chunks = chunks or lane.chunks > 0
         extra = extra or lane.extra_s > 0.0
     if not work:
         unit.kind, unit.steps, unit.end_s, unit.cut_s = IDLE, 0, INFINITY, INFINITY
         return
-    if chunks or extra or table.chances.size:
+    if chunks or extra or table.drafts:
         unit.kind, unit.steps, unit.cut_s = STEP, 1, INFINITY
     else:
         if not takes_newcomers(state, table, first):
@@ -75,25 +90,28 @@ def plan_unit(state: State, table: Table, u: int, now: float, limit: float) -> N
 
 @jit
 def _span_steps(state: State, table: Table, u: int) -> int:
-    """Decode steps until a request ends, a context reaches a window, or a block is missing."""
+    """Decode steps until a request ends, a waiting one may fit, a context reaches a window, or a block is missing."""
     first = u * table.lanes_per_unit
     steps = table.max_span
-    for l in range(first, first + table.lanes_per_unit):
-        lane = state.lanes[l]
+    for which in range(first, first + table.lanes_per_unit):
+        lane = lanes(state)[which]
         if lane.decoding == 0:
             continue
-        steps = min(steps, (state.ends[l, 0] >> 32) - lane.counter)
-        for w in range(table.windows.size):
-            if state.below[l, w] > 0:
-                size, start = int(table.windows[w]) + 1, state.crossing_starts[w]
+        steps = min(steps, (ints(state)[lane.ends_at] >> 32) - lane.counter)
+        steps = 1 if lane.closed else steps_until_room(state, table, which, steps)
+        start = lane.crossings_at
+        for w in range(table.num_windows):
+            size = _ring(state, table, w)
+            if ints(state)[lane.below_at + w] > 0:
                 for k in range(1, min(steps, size)):
-                    if state.crossings[l, start + (lane.counter + k) % size] > 0:
+                    if ints(state)[start + (lane.counter + k) % size] > 0:
                         steps = k
                         break
-        left = available(state, table, l)
+            start += size
+        left = available(state, table, which)
         if table.schedule != WHOLE and left < (steps // table.block_size + 1) * lane.decoding:
             for k in range(1, steps):
-                left -= state.phases[l, (lane.counter + k) % table.block_size]
+                left -= ints(state)[lane.phases_at + (lane.counter + k) % table.block_size]
                 if left < 0:
                     steps = k
                     break
@@ -101,86 +119,98 @@ def _span_steps(state: State, table: Table, u: int) -> int:
 
 
 @jit
+def _ring(state: State, table: Table, w: int) -> int:
+    """Size of the ring of crossings of a window; none where a layer sees all."""
+    window = floats(state)[table.windows + w]
+    return 0 if math.isinf(window) else int(window) + 1
+
+
+@jit
 def finish_unit(state: State, table: Table, u: int) -> None:
     """The planned steps of unit ``u`` are over: hand out tokens, end requests, move prefills on."""
-    unit = state.units[u]
+    unit = units(state)[u]
     if unit.kind == WAKE:
         return
     now, steps = unit.end_s, unit.steps
     walk(state, table, u, steps, INFINITY, True)
     unit.busy_s += now - unit.start_s
     unit.made_steps += steps
-    engine = state.engine[0]
+    engine = engines(state)[0]
     engine.end_s = max(engine.end_s, now)
     first = u * table.lanes_per_unit
     decoding = 0
-    for l in range(first, first + table.lanes_per_unit):
-        lane = state.lanes[l]
+    for which in range(first, first + table.lanes_per_unit):
+        lane = lanes(state)[which]
         if lane.tokens == 0:
             continue
         d = lane.decoding if lane.decodes else 0
         decoding += d
-        joules = table.tokens_j[min(lane.tokens, table.tokens_j.size - 1)]
-        engine.energy_j += steps * joules + table.host[6] * lane.pairs
-        engine.energy_j += table.host[7] * (steps * lane.contexts + 0.5 * d * steps * (steps - 1)) if d else 0.0
+        joules = floats(state)[table.tokens_j + min(lane.tokens, table.tokens - 1)]
+        engine.energy_j += steps * joules + table.pair_j * lane.pairs
+        engine.energy_j += (
+            table.context_j * (steps * lane.contexts + 0.5 * d * steps * (steps - 1)) if d else 0.0
+        )
         if lane.decodes:
             lane.last_s, lane.fresh = now, 0
-            if table.chances.size:
-                _speculate(state, table, l, now)
+            if table.drafts:
+                _speculate(state, table, which, now)
             else:
-                _advance(state, table, l, steps, now)
+                _advance(state, table, which, steps, now)
         for c in range(lane.chunks):
-            _finish_chunk(state, table, l, state.chunks[l, c, 0], state.chunks[l, c, 1], now)
-    state.batch_steps[decoding] += steps
+            at = lane.chunks_at + 2 * c
+            _finish_chunk(state, table, which, ints(state)[at], ints(state)[at + 1], now)
+    ints(state)[table.batches + decoding] += steps
 
 
 @jit
-def _advance(state: State, table: Table, l: int, steps: int, now: float) -> None:
-    """``steps`` decode steps of lane ``l`` are over."""
-    lane = state.lanes[l]
+def _advance(state: State, table: Table, which: int, steps: int, now: float) -> None:
+    """``steps`` decode steps of lane ``which`` are over."""
+    lane = lanes(state)[which]
     if table.schedule != WHOLE:
         need = (steps // table.block_size) * lane.decoding - lane.taken
         for k in range(steps % table.block_size):
-            need += state.phases[l, (lane.counter + k) % table.block_size]
-        take(state, table, l, need)
+            need += ints(state)[lane.phases_at + (lane.counter + k) % table.block_size]
+        take(state, table, which, need)
     lane.contexts += lane.decoding * steps
     lane.counter += steps
-    for w in range(table.windows.size):
-        if math.isinf(table.windows[w]):
-            continue
-        state.window_sums[l, w] += state.below[l, w] * steps
-        at = state.crossing_starts[w] + lane.counter % (int(table.windows[w]) + 1)
-        state.below[l, w] -= state.crossings[l, at]
-        state.crossings[l, at] = 0
-    while lane.heap > 0 and (state.ends[l, 0] >> 32) == lane.counter:
-        i = state.ends[l, 0] & ((1 << 32) - 1)
-        leave_decodes(state, table, l, i)
-        end_running(state, table, l, i, DONE, now)
+    start = lane.crossings_at
+    for w in range(table.num_windows):
+        size = _ring(state, table, w)
+        if size > 0:
+            ints(state)[lane.sums_at + w] += ints(state)[lane.below_at + w] * steps
+            at = start + lane.counter % size
+            ints(state)[lane.below_at + w] -= ints(state)[at]
+            ints(state)[at] = 0
+        start += size
+    while lane.heap > 0 and (ints(state)[lane.ends_at] >> 32) == lane.counter:
+        i = ints(state)[lane.ends_at] & ((1 << 32) - 1)
+        leave_decodes(state, table, which, i)
+        end_running(state, table, which, i, DONE, now)
 
 
 @jit
-def _speculate(state: State, table: Table, l: int, now: float) -> None:
+def _speculate(state: State, table: Table, which: int, now: float) -> None:
     """One decode step with drafts: each request gets one token and as many drafts as hold."""
-    lane = state.lanes[l]
+    lane = lanes(state)[which]
     lane.counter += 1
-    i = state.queues[l, table.levels, 0]
+    i = first_running(state, table, which)
     while i != NONE:
-        request = state.requests[i]
+        request = requests(state)[i]
         after = request.next
         if request.state == DECODE:
             if table.schedule != WHOLE:
                 request.blocks += missing_blocks(state, table, i)
-            made = min(1 + accepted(table, i, request.made), request.output - request.made)
+            made = min(1 + accepted(state, table, i, request.made), request.output - request.made)
             request.made += made
-            state.itl_counts[0] += made - 1  # they come out together
+            ints(state)[table.gaps] += made - 1  # they come out together
             if request.made == request.output:
-                leave_decodes(state, table, l, i)
-                end_running(state, table, l, i, DONE, now)
+                leave_decodes(state, table, which, i)
+                end_running(state, table, which, i, DONE, now)
         i = after
 
 
 @jit
-def accepted(table: Table, i: int, made: int) -> int:
+def accepted(state: State, table: Table, i: int, made: int) -> int:
     """Drafts that hold in the step of request ``i`` after ``made`` tokens: a hash, whatever the batch does."""
     bits = (table.seed * 0x632BE59BD9B4E019) ^ (i * 0x1E3779B97F4A7C15) ^ (made * 0x3F58476D1CE4E5B9)
     for _ in range(2):
@@ -188,14 +218,14 @@ def accepted(table: Table, i: int, made: int) -> int:
         bits = (bits ^ ((bits >> 27) & 0x1FFFFFFFFF)) * 0x14D049BB133111EB
     chance = ((bits >> 11) & 0x1FFFFFFFFFFFFF) / 9007199254740992.0
     count = 0
-    while count < table.chances.size and chance < table.chances[count]:
+    while count < table.drafts and chance < floats(state)[table.chances + count]:
         count += 1
     return count
 
 
 @jit
-def _finish_chunk(state: State, table: Table, l: int, i: int, q: int, now: float) -> None:
-    request = state.requests[i]
+def _finish_chunk(state: State, table: Table, which: int, i: int, q: int, now: float) -> None:
+    request = requests(state)[i]
     request.computed += q
     if request.computed < request.target:
         return
@@ -206,26 +236,26 @@ def _finish_chunk(state: State, table: Table, l: int, i: int, q: int, now: float
         add_gaps(state, table, now - request.last_s, 1)
     request.last_s = now
     if request.made == request.output:
-        end_running(state, table, l, i, DONE, now)
+        end_running(state, table, which, i, DONE, now)
     elif table.handoff:
-        end_running(state, table, l, i, HANDED, now)
+        end_running(state, table, which, i, HANDED, now)
     else:
-        join_decodes(state, table, l, i, now)
+        join_decodes(state, table, which, i, now)
 
 
 @jit
-def end_running(state: State, table: Table, l: int, i: int, status: int, now: float) -> None:
+def end_running(state: State, table: Table, which: int, i: int, status: int, now: float) -> None:
     """A running request that is not among the decoding any more leaves the lane."""
-    request, lane = state.requests[i], state.lanes[l]
-    unlink(state, l, table.levels, i)
+    request, lane = requests(state)[i], lanes(state)[which]
+    unlink(state, which, table.levels, i)
     lane.running -= 1
     if lane.partial == i:
         lane.partial = NONE
     computed = request.computed if request.state == PREFILL else request.input
-    release(state, table, l, i, computed)
+    release(state, table, which, i, computed)
     if status == HANDED:
         request.state, request.resumes = NEW, 1
-        _log(state, i)
+        _log(state, table, i)
     else:
         close(state, table, i, status, now)
 
@@ -233,64 +263,64 @@ def end_running(state: State, table: Table, l: int, i: int, status: int, now: fl
 @jit
 def close(state: State, table: Table, i: int, status: int, now: float) -> None:
     """The request is over; in a closed loop its user sends the next one after thinking."""
-    request, engine = state.requests[i], state.engine[0]
+    request, engine = requests(state)[i], engines(state)[0]
     request.state, request.status, request.replica = ENDED, status, table.replica
     if status == DONE:
         request.finish_s = now
-    _log(state, i)
+    _log(state, table, i)
     if table.users > 0:
         following = table.users + engine.closed
         engine.closed += 1
-        if following < state.requests.size:
-            state.requests[following].sent_s = now + table.think_s
+        if following < state.num_requests:
+            requests(state)[following].sent_s = now + table.think_s
 
 
 @jit
-def _log(state: State, i: int) -> None:
-    engine = state.engine[0]
-    if engine.ended < state.log.size:
-        state.log[engine.ended] = i
+def _log(state: State, table: Table, i: int) -> None:
+    engine = engines(state)[0]
+    if engine.ended < table.num_log:
+        ints(state)[table.log + engine.ended] = i
         engine.ended += 1
 
 
 @jit
 def _let_go(state: State, table: Table, u: int, now: float) -> None:
     """Running requests whose users have gone leave at a boundary."""
-    state.units[u].leaving = 0
+    units(state)[u].leaving = 0
     first = u * table.lanes_per_unit
-    for l in range(first, first + table.lanes_per_unit):
-        i = state.queues[l, table.levels, 0]
+    for which in range(first, first + table.lanes_per_unit):
+        i = first_running(state, table, which)
         while i != NONE:
-            request = state.requests[i]
+            request = requests(state)[i]
             after = request.next
             if request.leaving != NONE:
                 if request.state == DECODE:
-                    leave_decodes(state, table, l, i)
-                end_running(state, table, l, i, request.leaving, now)
+                    leave_decodes(state, table, which, i)
+                end_running(state, table, which, i, request.leaving, now)
             i = after
 
 
 @jit
 def drop(state: State, table: Table, i: int, status: int, now: float) -> None:
     """The user of request ``i`` gives up: out of the queue now, out of a running step at its end."""
-    request = state.requests[i]
+    request = requests(state)[i]
     if request.state == WAITING:
-        l = request.lane
-        unlink(state, l, request.level, i)
-        state.lanes[l].waiting -= 1
+        which = request.lane
+        unlink(state, which, request.level, i)
+        lanes(state)[which].waiting -= 1
         close(state, table, i, status, now)
-        cut(state, table, l // table.lanes_per_unit, now)
+        cut(state, table, which // table.lanes_per_unit, now)
     elif request.state in (PREFILL, DECODE):
         request.leaving = status
         u = request.lane // table.lanes_per_unit
-        state.units[u].leaving += 1
+        units(state)[u].leaving += 1
         cut(state, table, u, now)
 
 
 @jit
 def cut(state: State, table: Table, u: int, now: float) -> None:
     """Wake an idle unit; end a span at the first boundary at or after ``now``."""
-    unit = state.units[u]
+    unit = units(state)[u]
     if unit.kind == IDLE:
         unit.kind, unit.steps, unit.end_s = WAKE, 0, now
     elif unit.kind == SPAN and now < unit.cut_s:
@@ -299,21 +329,23 @@ def cut(state: State, table: Table, u: int, now: float) -> None:
 
 
 @jit
-def takes_newcomers(state: State, table: Table, l: int) -> bool:
+def takes_newcomers(state: State, table: Table, which: int) -> bool:
     """Whether a request that arrives now could enter at the next boundary."""
-    lane = state.lanes[l]
+    lane = lanes(state)[which]
     return lane.running < table.max_seqs and (lane.waiting == 0 or table.levels > 1)
 
 
 @jit
 def fits(state: State, table: Table, i: int) -> bool:
     """Whether an empty lane can serve the request from its prompt to its last token."""
-    request = state.requests[i]
+    request = requests(state)[i]
     hashed = 0
     if table.block_tokens > 0:
-        count = state.hash_starts[i + 1] - state.hash_starts[i]
+        count = hash_starts(state)[i + 1] - hash_starts(state)[i]
         hashed = min(count, request.input // table.block_tokens)
-    tokens = request.input + request.output - 1 - hashed * table.block_tokens
+    tokens = request.input - hashed * table.block_tokens
+    if not table.handoff:
+        tokens += request.output - 1
     if hashed * table.hash_blocks + blocks_of(tokens, table.block_size) > table.num_blocks:
         return False
     return table.schedule != WHOLE or request.input <= table.max_tokens
@@ -322,53 +354,53 @@ def fits(state: State, table: Table, i: int) -> bool:
 @jit
 def deliver(state: State, table: Table, i: int, now: float) -> None:
     """Request ``i`` reaches the engine: it joins the queue of a lane."""
-    request, engine = state.requests[i], state.engine[0]
-    lanes = state.lanes.size
-    l = 0
-    if lanes > 1:
+    request, engine = requests(state)[i], engines(state)[0]
+    which = 0
+    if state.num_lanes > 1:
         if table.balance == 0:
-            for other in range(1, lanes):
-                if _load(state, other) < _load(state, l):
-                    l = other
+            for other in range(1, state.num_lanes):
+                if _load(state, other) < _load(state, which):
+                    which = other
         else:
-            l = engine.turn
-            engine.turn = (engine.turn + 1) % lanes
-    if takes_newcomers(state, table, l):
-        cut(state, table, l // table.lanes_per_unit, now)
+            which = engine.turn
+            engine.turn = (engine.turn + 1) % state.num_lanes
+    if takes_newcomers(state, table, which):
+        cut(state, table, which // table.lanes_per_unit, now)
     if not fits(state, table, i):
         close(state, table, i, REFUSED, now)
         return
-    append(state, l, request.level, i)
-    state.lanes[l].waiting += 1
-    request.lane, request.state, request.replica = l, WAITING, table.replica
+    append(state, which, request.level, i)
+    lanes(state)[which].waiting += 1
+    request.lane, request.state, request.replica = which, WAITING, table.replica
 
 
 @jit
-def _load(state: State, l: int) -> int:
-    return 4 * state.lanes[l].waiting + state.lanes[l].running
+def _load(state: State, which: int) -> int:
+    return 4 * lanes(state)[which].waiting + lanes(state)[which].running
 
 
 @jit
 def sample(state: State, table: Table, now: float) -> None:
     """Note the state at all sample times before ``now``; when full, keep every second and double the interval."""
-    engine = state.engine[0]
+    engine = engines(state)[0]
     if engine.samples * engine.sample_s >= now:
         return
     running, waiting, blocks = 0, 0, 0
-    for l in range(state.lanes.size):
-        lane = state.lanes[l]
+    for which in range(state.num_lanes):
+        lane = lanes(state)[which]
         running += lane.running
         waiting += lane.waiting
-        blocks += table.num_blocks - lane.free - state.lru[l, 0, COUNT] * table.hash_blocks
+        blocks += table.num_blocks - lane.free - ints(state)[lane.lru_at + COUNT] * table.hash_blocks
     while engine.samples * engine.sample_s < now:
-        if engine.samples == state.samples.shape[0]:
+        if engine.samples == table.num_samples:
             for k in range(engine.samples // 2):
-                state.samples[k] = state.samples[2 * k]
+                for j in range(3):
+                    ints(state)[table.samples + 3 * k + j] = ints(state)[table.samples + 6 * k + j]
             engine.samples //= 2
             engine.sample_s *= 2.0
             continue
-        at = engine.samples
-        state.samples[at, 0], state.samples[at, 1], state.samples[at, 2] = running, waiting, blocks
+        at = table.samples + 3 * engine.samples
+        ints(state)[at], ints(state)[at + 1], ints(state)[at + 2] = running, waiting, blocks
         engine.samples += 1
 
 
@@ -376,47 +408,47 @@ def sample(state: State, table: Table, now: float) -> None:
 def soonest(state: State) -> int:
     """The unit whose steps end first."""
     u = 0
-    for other in range(1, state.units.size):
-        if state.units[other].end_s < state.units[u].end_s:
+    for other in range(1, state.num_units):
+        if units(state)[other].end_s < units(state)[u].end_s:
             u = other
     return u
 
 
 @jit
-def _deadlines(state: State, i: int, timeout_s: float, cancel_s: float) -> None:
-    engine, sent = state.engine[0], state.requests[i].sent_s
+def _deadlines(state: State, table: Table, i: int, timeout_s: float, cancel_s: float) -> None:
+    engine, sent = engines(state)[0], requests(state)[i].sent_s
     if timeout_s < INFINITY:
-        push_deadline(state.deadlines, engine.deadlines, sent + timeout_s, 2.0 * i)
+        push_deadline(floats(state), table.deadlines, engine.deadlines, sent + timeout_s, 2.0 * i)
         engine.deadlines += 1
     if cancel_s < INFINITY:
-        push_deadline(state.deadlines, engine.deadlines, sent + cancel_s, 2.0 * i + 1.0)
+        push_deadline(floats(state), table.deadlines, engine.deadlines, sent + cancel_s, 2.0 * i + 1.0)
         engine.deadlines += 1
 
 
 @jit
-def _next_deadline(state: State) -> float:
+def _next_deadline(state: State, table: Table) -> float:
     """Time of the next deadline of a request that is still there."""
-    engine = state.engine[0]
+    engine = engines(state)[0]
     while engine.deadlines > 0:
-        what = int(state.deadlines[0, 1])
-        request = state.requests[what >> 1]
+        what = int(floats(state)[table.deadlines + 1])
+        request = requests(state)[what >> 1]
         if request.state != ENDED and (what & 1 or math.isnan(request.first_s)):
-            return state.deadlines[0, 0]
-        pop_deadline(state.deadlines, engine.deadlines)
+            return floats(state)[table.deadlines]
+        pop_deadline(floats(state), table.deadlines, engine.deadlines)
         engine.deadlines -= 1
     return INFINITY
 
 
 @jit
 def _run(state: State, table: Table, until: float) -> None:
-    engine = state.engine[0]
-    n = state.requests.size
-    single = state.lanes.size == 1
+    engine = engines(state)[0]
+    n = state.num_requests
+    single = state.num_lanes == 1
     while True:
         u = soonest(state)
-        end = state.units[u].end_s
-        arrival = state.requests[engine.next].sent_s if engine.next < n else INFINITY
-        deadline = _next_deadline(state) if engine.deadlines > 0 else INFINITY
+        end = units(state)[u].end_s
+        arrival = requests(state)[engine.next].sent_s if engine.next < n else INFINITY
+        deadline = _next_deadline(state, table) if engine.deadlines > 0 else INFINITY
         now = min(end, arrival, deadline)
         if now == INFINITY or now > until:
             return
@@ -424,30 +456,104 @@ def _run(state: State, table: Table, until: float) -> None:
         if arrival <= now:
             i = engine.next
             engine.next += 1
-            if state.deadlines.shape[0] > 0:
-                cancel = state.cancel_s[i] if state.cancel_s.size else INFINITY
-                _deadlines(state, i, table.timeout_s, cancel)
+            if table.num_deadlines > 0:
+                cancel = floats(state)[table.cancel_s + i] if table.has_cancel else INFINITY
+                _deadlines(state, table, i, table.timeout_s, cancel)
             deliver(state, table, i, now)
         elif deadline <= now:
-            what = int(state.deadlines[0, 1])
-            pop_deadline(state.deadlines, engine.deadlines)
+            what = int(floats(state)[table.deadlines + 1])
+            pop_deadline(floats(state), table.deadlines, engine.deadlines)
             engine.deadlines -= 1
             drop(state, table, what >> 1, CANCELLED if what & 1 else TIMED_OUT, now)
         else:
             finish_unit(state, table, u)
             limit = INFINITY
             if single and engine.next < n:  # a boundary after the next arrival is all that is needed
-                limit = state.requests[engine.next].sent_s
+                limit = requests(state)[engine.next].sent_s
             plan_unit(state, table, u, now, limit)
 
 
-def _entries(stamp: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+@jit
+def _evict(state: State, table: Table, now: float) -> None:
+    """The engine stops at once: all its requests are new again, its cache is empty."""
+    for which in range(state.num_lanes):
+        lane = lanes(state)[which]
+        for queue in range(table.levels + 1):
+            at = lane.queues_at + 2 * queue
+            i = ints(state)[at]
+            while i != NONE:
+                request = requests(state)[i]
+                after = request.next
+                if request.state == DECODE:
+                    leave_decodes(state, table, which, i)
+                unlink(state, which, queue, i)
+                release(state, table, which, i, 0)
+                request.state, request.resumes = NEW, 0
+                request.made, request.computed, request.target = 0, 0, request.input
+                request.scheduled_s, request.first_s, request.leaving = math.nan, math.nan, NONE
+                _log(state, table, i)
+                i = after
+        lane.running = lane.waiting = 0
+        lane.partial = NONE
+        lane.taken = lane.tokens = lane.chunks = 0
+        clear(state, table, which)
+        lane.free = table.num_blocks
+    for u in range(state.num_units):
+        unit = units(state)[u]
+        if unit.kind != IDLE:
+            unit.busy_s += max(now - unit.start_s, 0.0)
+        unit.kind, unit.steps, unit.end_s, unit.leaving = IDLE, 0, INFINITY, 0
+
+
+def _entry_points(stamp: int) -> tuple[Any, ...]:
     @keep
     def run(state: State, table: Table, until: float) -> int:
+        """Send all requests from their arrivals on, up to ``until``."""
         _run(state, table, until)
         return stamp
 
-    return run
+    @keep
+    def advance(state: State, table: Table, until: float) -> float:
+        """End all steps up to ``until`` -> the next end of a step."""
+        while True:
+            u = soonest(state)
+            now = units(state)[u].end_s
+            if now > until or now == INFINITY:
+                return now if stamp else INFINITY
+            sample(state, table, now)
+            finish_unit(state, table, u)
+            plan_unit(state, table, u, now, INFINITY)
+
+    @keep
+    def send(state: State, table: Table, i: int, now: float) -> float:
+        """Request ``i`` reaches the engine -> the next end of a step."""
+        sample(state, table, now)
+        deliver(state, table, i, now)
+        return units(state)[soonest(state)].end_s if stamp else INFINITY
+
+    @keep
+    def give_up(state: State, table: Table, i: int, status: int, now: float) -> float:
+        """The user of request ``i`` leaves -> the next end of a step."""
+        sample(state, table, now)
+        drop(state, table, i, status, now)
+        return units(state)[soonest(state)].end_s if stamp else INFINITY
+
+    @keep
+    def fail(state: State, table: Table, now: float) -> int:
+        """The engine stops; its requests are in the log."""
+        sample(state, table, now)
+        _evict(state, table, now)
+        return stamp
+
+    @keep
+    def found(state: State, table: Table, i: int) -> int:
+        """Most leading blocks of request ``i`` that a lane has."""
+        most = 0
+        for which in range(state.num_lanes):
+            most = max(most, match(state, table, which, i))
+        return most if stamp else 0
+
+    return run, advance, send, give_up, fail, found
 
 
-run = _entries(source_stamp())
+run, advance, send, give_up, fail, found = _entry_points(source_stamp() | 1)
