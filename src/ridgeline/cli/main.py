@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from ridgeline.cli import calibrate, calibrate_links, catalog, explain, train, validate
+from ridgeline.cli import calibrate, calibrate_links, calibrate_serving, catalog, explain, train, validate
 from ridgeline.cli.shared import Interrupted
 
 USAGE, INTERRUPTED = 2, 130
@@ -27,6 +27,7 @@ app.command("train")(train.train)
 app.command("explain", context_settings=explain.CONTEXT)(explain.explain)
 app.command("validate")(validate.validate)
 calibrate.app.command("links")(calibrate_links.links)
+calibrate.app.command("serving")(calibrate_serving.serving)
 app.add_typer(calibrate.app, name="calibrate")
 app.add_typer(catalog.app, name="catalog")
 
