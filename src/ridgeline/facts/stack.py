@@ -114,6 +114,9 @@ class Stack(Spec):
     fused_loss: bool = Field(True, description="cross-entropy does not keep a second fp32 copy of the logits")
     dropout: bool = Field(False, description="dropout masks are made and kept (models before 2022)")
     grad_fp32: bool = Field(True, description="gradients accumulate in fp32")
+    fused_accumulation: bool = Field(
+        False, description="weight gradients are added to the gradient buffer inside their product"
+    )
     zero: int = Field(1, ge=0, le=3, description="default ZeRO stage")
     recompute: Literal["none", "selective", "full"] = "none"
     recompute_trimmed: bool = Field(

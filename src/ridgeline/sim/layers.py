@@ -36,7 +36,7 @@ from ridgeline.timing.attention import (
     attention_seconds,
 )
 from ridgeline.timing.energy import joules_per_flop
-from ridgeline.timing.gemm import GemmRates, gemm_bytes, gemm_flops, gemm_rates, gemm_seconds
+from ridgeline.timing.gemm import GemmRates, accumulation_seconds, gemm_bytes, gemm_flops, gemm_rates, gemm_seconds
 from ridgeline.timing.grouped import GroupedRates, grouped_rates, grouped_seconds
 from ridgeline.timing.stream import stream_rates, stream_seconds
 
@@ -162,8 +162,10 @@ _Part = tuple[FloatArray, FloatArray, FloatArray | float, FloatArray]
 
 @by_identity
 def _gemm_rates(program: Program, chip: Chip, kernels: KernelCalibration, stack: Stack) -> GemmRates:
-    # a weight gradient is added to the gradient buffer: read and written, in fp32 or bf16
-    out = np.where(program.phase(GEMM, WEIGHT_GRAD), 8.0 if stack.grad_fp32 else 4.0, 2.0)
+    # a weight gradient is written in fp32 or bf16 and read again; where its product adds it to the buffer, that is
+    # counted beside it
+    plain = 2.0 if stack.fused_accumulation else 8.0 if stack.grad_fp32 else 4.0
+    out = np.where(program.phase(GEMM, WEIGHT_GRAD), plain, 2.0)
     return gemm_rates(chip, kernels, program.formats(GEMM))._replace(out_bytes=out)
 
 
@@ -184,7 +186,9 @@ def _gemms(program: Program, sizes: FloatArray, chip: Chip, calibration: Calibra
     m, n, k = np.maximum(sizes[:3], 1.0)
     copies = sizes[3]
     rates = _gemm_rates(program, chip, calibration.kernels, stack)
-    seconds = gemm_seconds(m, n, k, copies, rates)
+    seconds = gemm_seconds(m, n, k, copies, rates) + _accumulation(
+        program, GEMM, m, n, copies, chip, calibration
+    )
     moved = gemm_bytes(m, n, k, copies, in_bytes=rates.in_bytes, out_bytes=rates.out_bytes)
     flops = gemm_flops(m, n, k, copies)
     return flops, moved, flops / rates.peak_flops_per_s, seconds
@@ -198,10 +202,31 @@ def _grouped(
     weight = program.phase(GROUPED, WEIGHT_GRAD)
     rows, wide, deep = np.where(weight, c, a), np.where(weight, a, b), np.where(weight, b, c)
     rates = _grouped_rates(program, chip, calibration.kernels)
-    seconds = grouped_seconds(np.maximum(rows, 1.0), groups, wide, deep, rates)
+    seconds = grouped_seconds(np.maximum(rows, 1.0), groups, wide, deep, rates) + _accumulation(
+        program, GROUPED, wide, deep, groups, chip, calibration
+    )
     moved = np.asarray(rates.gemm.in_bytes) * (rows * (wide + deep) + groups * wide * deep)
     flops = 2.0 * rows * wide * deep
     return flops, moved, flops / rates.gemm.peak_flops_per_s, seconds
+
+
+def _accumulation(
+    program: Program,
+    kind: int,
+    m: FloatArray,
+    n: FloatArray,
+    copies: FloatArray,
+    chip: Chip,
+    calibration: Calibration,
+) -> FloatArray:
+    """What adding weight gradients to the buffer costs beside their products, 0 in other phases ``[rows, shapes]``."""
+    extra = accumulation_seconds(
+        m, n, copies,
+        value_bytes=program.grad_bytes,
+        exposed=calibration.kernels.accumulation.exposed,
+        bandwidth_bytes_per_s=chip.memory.bandwidth,
+    )  # fmt: skip
+    return np.where(program.phase(kind, WEIGHT_GRAD), extra, 0.0)
 
 
 def attention_share(stack: Stack, chip: Chip) -> float:
