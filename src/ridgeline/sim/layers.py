@@ -118,7 +118,7 @@ def _block_times(
     kernels = kernel_times(program, model, shape.tp.size, chip, calibration, stack)
     messages = message_times(
         program, kernels.seconds, model, shape, cluster, calibration.links, stack,
-        overlap_tp=overlap_tp, overlap_ep=overlap_ep,
+        cores=float(chip.cores), overlap_tp=overlap_tp, overlap_ep=overlap_ep,
     )  # fmt: skip
     host_s = program.launches.reshape(3, program.num_blocks) * stack.host  # dispatch of all kernels
     return _sum(program, kernels, messages, host_s, calibration, len(model.layers))
