@@ -52,10 +52,10 @@ def phase_times(
     grid: PlanGrid,
     pace: Pace,
     real: Reality,
+    hides: FloatArray,
     stack: Stack,
 ) -> Phases:
-    """Sum the blocks of each stage class."""
-    hides = two_at_hand(grid, stack)
+    """Sum the blocks of each stage class; ``hides`` is `two_at_hand`."""
     hidden_ep = blocks.ep_hidden_s
     # effects that differ from plan to plan need blocks plan by plan; otherwise one set per shape does
     shared = not any(
@@ -101,18 +101,22 @@ def phase_times(
     return Phases(forward, input_grad, weight_grad, _exposed(blocks, weights, codes, hides))
 
 
-def two_at_hand(grid: PlanGrid, stack: Stack) -> FloatArray:
-    """1 where a micro-batch can run beside another one's expert messages, else 0 ``[plans]``.
+def two_at_hand(grid: PlanGrid, stack: Stack, num_micro_batches: IntArray) -> FloatArray:
+    """Share of micro-batches that run beside another one's expert messages, 0 where none can ``[plans]``.
 
     A pipeline with one chunk per stage has no forward at hand when it runs a backward, and a layer computed again
     as a whole sends once more in between; Megatron-Core refuses both (``overlap_moe_expert_parallel_comm``). Without
     a pipeline the next micro-batch can come forward, which recipes did not use before they did so everywhere.
+
+    A forward before the first backward has none beside it, nor has a backward after the last forward: on the mean
+    stage ``pp - 1 + (vpp - 1) pp + 1 = vpp pp`` of ``m vpp`` passes over a chunk (warm-up of the interleaved schedule).
     """
     if grid.schedule == "dualpipe":
         return np.ones(len(grid))
     everywhere = stack.overlap_ep if grid.overlap_ep is None else grid.overlap_ep
     found = (grid.vpp > 1) | ((grid.pp == 1) & everywhere)
-    return np.asarray(found * float(grid.recompute != "full"))
+    beside = np.maximum(1.0 - grid.pp / num_micro_batches, 0.0)
+    return np.asarray(found * beside * float(grid.recompute != "full"))
 
 
 def _per_stage(weights: FloatArray, values: FloatArray, codes: IntArray | None) -> FloatArray:

@@ -88,11 +88,12 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
     num_micro_batches = np.maximum(np.round(passes), 1.0).astype(np.int64)
 
     weights = block_weights(stages, model.mtp is not None)
-    done = activity(blocks, (weights * stages.number).sum(axis=1), codes, two_at_hand(grid, stack))
+    hides = two_at_hand(grid, stack, num_micro_batches)
+    done = activity(blocks, (weights * stages.number).sum(axis=1), codes, hides)
     slower = stretch(scenario, done)
     in_situ = scenario.calibration.steps.in_situ
     pace = Pace(in_situ * slower, in_situ)
-    forward, input_grad, weight_grad, axes = phase_times(blocks, weights, codes, grid, pace, reality, stack)
+    forward, input_grad, weight_grad, axes = phase_times(blocks, weights, codes, grid, pace, reality, hides, stack)
     if grid.offload_activations:
         out_s, back_s = offload_exposed_s(
             model, grid, stages, codes, scenario.chip.host_bandwidth, forward, input_grad + weight_grad
