@@ -114,6 +114,13 @@ class Stack(Spec):
     fused_loss: bool = Field(True, description="cross-entropy does not keep a second fp32 copy of the logits")
     dropout: bool = Field(False, description="dropout masks are made and kept (models before 2022)")
     grad_fp32: bool = Field(True, description="gradients accumulate in fp32")
+    grouped_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="experts: rate of this stack's grouped products over those that kernel tables time; below 1 where "
+        "each expert is a product of its own",
+    )
     fused_accumulation: bool = Field(
         False, description="weight gradients are added to the gradient buffer inside their product"
     )

@@ -202,9 +202,8 @@ def _grouped(
     weight = program.phase(GROUPED, WEIGHT_GRAD)
     rows, wide, deep = np.where(weight, c, a), np.where(weight, a, b), np.where(weight, b, c)
     rates = _grouped_rates(program, chip, calibration.kernels)
-    seconds = grouped_seconds(np.maximum(rows, 1.0), groups, wide, deep, rates) + _accumulation(
-        program, GROUPED, wide, deep, groups, chip, calibration
-    )
+    seconds = grouped_seconds(np.maximum(rows, 1.0), groups, wide, deep, rates) / stack.grouped_share
+    seconds = seconds + _accumulation(program, GROUPED, wide, deep, groups, chip, calibration)
     moved = np.asarray(rates.gemm.in_bytes) * (rows * (wide + deep) + groups * wide * deep)
     flops = 2.0 * rows * wide * deep
     return flops, moved, flops / rates.gemm.peak_flops_per_s, seconds
