@@ -53,6 +53,11 @@ class Stack(Spec):
         description="host time to dispatch one operator: 0.5 us in graphs, 5-15 us in eager code, up to 80 us "
         "where one operator is several kernels with bookkeeping between them"
     )
+    host_expert: Seconds = Field(
+        0.0,
+        description="host time of one expert's product where each is launched alone: the product, the cast of its "
+        "input, bookkeeping of its weight; 0 where all experts are one kernel or one graph",
+    )
     hand_over: Seconds = Field(
         0.0,
         description="host time of one pipeline hand-over: early frameworks synchronise the device around each send",

@@ -69,7 +69,7 @@ class BlockTimes:
     peak_s: FloatArray  # matrix FLOPs at peak
     matrix_s: FloatArray  # matrix kernels
     stream_s: FloatArray
-    host_s: FloatArray  # [3 phases, blocks]: dispatch of all kernels
+    host_s: FloatArray  # dispatch of all kernels
     tp_s: FloatArray  # exposed communication
     cp_s: FloatArray
     ep_s: FloatArray
@@ -120,8 +120,18 @@ def _block_times(
         program, kernels.seconds, model, shape, cluster, calibration.links, stack,
         cores=float(chip.cores), overlap_tp=overlap_tp, overlap_ep=overlap_ep,
     )  # fmt: skip
-    host_s = program.launches.reshape(3, program.num_blocks) * stack.host  # dispatch of all kernels
+    host_s = _host(program, model, shape.tp.size, stack)
     return _sum(program, kernels, messages, host_s, calibration, len(model.layers))
+
+
+def _host(program: Program, model: Model, shapes: int, stack: Stack) -> FloatArray:
+    """Host time to dispatch every block ``[3 phases, blocks, shapes]``: a fixed time per kernel and per expert's product."""
+    host_s = np.repeat((program.launches * stack.host)[:, None], shapes, axis=1)
+    rows = program.span[GROUPED]
+    if stack.host_expert and rows.start < rows.stop:
+        experts = _sizes(program, model, GROUPED, shapes)[3]
+        host_s += stack.host_expert * (program.incidence[:, rows] @ experts)
+    return host_s.reshape(3, program.num_blocks, shapes)
 
 
 #: Plans with the same degrees inside a layer share one sharded model, which its shape follows from, and its times;

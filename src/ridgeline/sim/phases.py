@@ -92,7 +92,7 @@ def phase_times(
         share = recomputed_share(grid, weights[: blocks.num_layer_kinds].sum(axis=0))
         input_grad = input_grad + real.recompute * share * again
     # launching is a race: a phase ends when both the device and the host that feeds it are done
-    ahead, behind = _host(blocks, weights, again=grid.recompute == "full")
+    ahead, behind = _host(blocks, weights, codes, again=grid.recompute == "full")
     forward = forward + real.host * np.maximum(ahead - forward, 0.0)
     input_grad = input_grad + real.host * np.maximum(behind - input_grad - weight_grad, 0.0)
     if stack.hand_over:  # a blocking hand-over stops host and device alike, once each way
@@ -126,12 +126,14 @@ def _per_stage(weights: FloatArray, values: FloatArray, codes: IntArray | None) 
     return np.einsum("bcp,vbp->vcp", weights, values)  # type: ignore[no-any-return]
 
 
-def _host(blocks: BlockTimes, weights: FloatArray, *, again: bool) -> tuple[FloatArray, FloatArray]:
+def _host(
+    blocks: BlockTimes, weights: FloatArray, codes: IntArray, *, again: bool
+) -> tuple[FloatArray, FloatArray]:
     """Dispatch of the kernels of forward and of backward ``[4, plans]``."""
     forward = blocks.host_s[FORWARD]
     backward = blocks.host_s[INPUT_GRAD] + blocks.host_s[WEIGHT_GRAD]
     launched = np.stack([forward, backward + forward if again else backward])
-    ahead, behind = (launched @ weights.reshape(len(weights), -1)).reshape(2, *weights.shape[1:])
+    ahead, behind = _per_stage(weights, launched, codes)
     return ahead, behind
 
 
