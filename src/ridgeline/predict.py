@@ -77,7 +77,7 @@ def prediction(scenario: Scenario, result: Step) -> Prediction:
         energy_j_per_step=joules,
         average_power_w=joules / total / plan.chips,
         days=None if job.tokens is None else job.tokens / tokens * total / 86400.0,
-        labels=labels_of(scenario),
+        labels=labels_of(scenario, result),
         operators=operator_times(result),
     )
 

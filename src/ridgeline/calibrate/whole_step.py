@@ -61,7 +61,6 @@ STACK_KNOBS = (
     Knob("elementwise_passes", 0.8, 4.0, 1.4, 0.4),
     Knob("softmax_passes", 3.0, 16.0, 6.0, 0.3),
     Knob("host", 0.5e-6, 80e-6, 8e-6, 0.9),
-    Knob("host_expert", 5e-6, 150e-6, 3e-5, 1.0),
     Knob("hand_over", 1e-5, 5e-3, 3e-4, 1.0),
     Knob("step_fixed", 1e-3, 0.5, 0.03, 1.0),
     Knob("contention", 0.05, 0.5, 0.19, 0.3),
@@ -199,7 +198,7 @@ def _applies(kind: str, name: str, knob: Knob) -> bool:
         return stack.attention == "unfused"
     if knob.name.startswith("attention"):
         return value < 1.0
-    return knob.name not in ("host_expert", "hand_over", "contention") or value > 0.0
+    return knob.name not in ("hand_over", "contention") or value > 0.0
 
 
 def _improve(result: Fit, key: tuple[str, str, str], knob: Knob, group: Sequence[Row], width: float) -> None:
@@ -274,7 +273,7 @@ def _edited(text: str, values: dict[str, float], rows: int) -> str:
 
 def _words(name: str, value: float) -> str:
     """A number of a stack as its file writes it: times with their unit."""
-    if name in ("host", "host_expert"):
+    if name == "host":
         return f"{value * 1e6:.3g} us"
     if name in ("hand_over", "step_fixed"):
         return f"{value * 1e3:.3g} ms"

@@ -25,7 +25,7 @@ EFFECTS = {"tp": 0.6, "cp": 0.6, "ep": 0.6, "dp": 0.6, "host": 0.6, "pipeline": 
 
 def relative_interval(scenario: Scenario, result: Step) -> tuple[float, float]:
     """Low and high end of the step time over its likely value; ``result`` is a staircase evaluation."""
-    labels = labels_of(scenario)
+    labels = labels_of(scenario, result)
     total = float(result.total_s[-1])
     parts = [FLOOR]
     if Label(labels["linear layers"]) in (Label.TRANSFERRED, Label.BOUND):

@@ -129,7 +129,7 @@ def _host(program: Program, model: Model, shapes: int, stack: Stack) -> FloatArr
     host_s = np.repeat((program.launches * stack.host)[:, None], shapes, axis=1)
     rows = program.span[GROUPED]
     if stack.host_expert and rows.start < rows.stop:
-        experts = _sizes(program, model, GROUPED, shapes)[3]
+        experts = sizes_of(program, model, GROUPED, shapes)[3]
         host_s += stack.host_expert * (program.incidence[:, rows] @ experts)
     return host_s.reshape(3, program.num_blocks, shapes)
 
@@ -148,13 +148,13 @@ def kernel_times(
     for kind, time in ((GEMM, _gemms), (GROUPED, _grouped), (ATTENTION, _attention), (STREAM, _streams)):
         rows = program.span[kind]
         if rows.start < rows.stop:
-            sizes = _sizes(program, model, kind, shapes)
+            sizes = sizes_of(program, model, kind, shapes)
             for values, part in zip(times, time(program, sizes, chip, calibration, stack), strict=True):
                 values[rows] = part
     return KernelTimes(flops, moved, peak, seconds)
 
 
-def _sizes(program: Program, model: Model, kind: int, shapes: int) -> FloatArray:
+def sizes_of(program: Program, model: Model, kind: int, shapes: int) -> FloatArray:
     """Sizes of the rows of one kind ``[sizes, rows, shapes]``."""
     rows = program.of(kind)
     blocks = model.blocks
