@@ -110,6 +110,11 @@ def _fitted_on_what(board: Scoreboard) -> str:
         ],
         [f"{steps} of a chip", "whole steps", f"fit share alone, {counts['fit']} rows"],
         [f"{stacks} of a software stack", "whole steps", "the same rows"],
+        [
+            "`host_expert`, one number for all stacks that have it",
+            "whole steps",
+            "the same rows, with experts",
+        ],
         ["everything else", "data sheets, papers, source code of the frameworks", "no training run"],
     ]
     return f"""## What is fitted, and on what

@@ -46,6 +46,7 @@ def remedies() -> str:
     return f"""## What was tried against the misses that stay
 
 A remedy is kept where it has a cause and a source and does not worsen the fit share; figures are median errors before
-and after that remedy alone unless said otherwise, at the time it was tried. Nothing was chosen by its effect on test rows.
+and after that remedy alone unless said otherwise, at the time it was tried. Test rows show an effect here; no number
+was fitted to them.
 
 {table(["miss", "remedy", "figures", ""], rows)}"""

@@ -25,9 +25,7 @@ def beyond_tables(scenario: Scenario, result: Step, plan: int = -1) -> dict[str,
     """Share of the kernel time of each part whose sizes lie outside the fitted range; 0 where no part has any."""
     program = result.blocks.program
     code = int(result.codes[plan])
-    model = shard(
-        build(scenario.architecture, scenario.job, scenario.stack, scenario.recipe), result.shape
-    )
+    model = shard(build(scenario.architecture, scenario.job, scenario.stack, scenario.recipe), result.shape)
     held = (result.weights * result.stages.number).sum(axis=1)[:, plan]
     shares = {}
     for kind, part in PARTS.items():

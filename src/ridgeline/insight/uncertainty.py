@@ -17,7 +17,7 @@ from ridgeline.sim.reality import ORDER
 from ridgeline.sim.step import Step
 
 FLOOR = 0.085
-TRANSFERRED = 0.10
+TRANSFERRED = 0.03
 EXPERTS = 0.25
 #: Half width of one effect, relative to the time it takes in the step.
 EFFECTS = {"tp": 0.6, "cp": 0.6, "ep": 0.6, "dp": 0.6, "host": 0.6, "pipeline": 0.45, "fixed": 0.5}

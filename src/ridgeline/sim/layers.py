@@ -36,7 +36,14 @@ from ridgeline.timing.attention import (
     attention_seconds,
 )
 from ridgeline.timing.energy import joules_per_flop
-from ridgeline.timing.gemm import GemmRates, accumulation_seconds, gemm_bytes, gemm_flops, gemm_rates, gemm_seconds
+from ridgeline.timing.gemm import (
+    GemmRates,
+    accumulation_seconds,
+    gemm_bytes,
+    gemm_flops,
+    gemm_rates,
+    gemm_seconds,
+)
 from ridgeline.timing.grouped import GroupedRates, grouped_rates, grouped_seconds
 from ridgeline.timing.stream import stream_rates, stream_seconds
 
@@ -125,7 +132,7 @@ def _block_times(
 
 
 def _host(program: Program, model: Model, shapes: int, stack: Stack) -> FloatArray:
-    """Host time to dispatch every block ``[3 phases, blocks, shapes]``: a fixed time per kernel and per expert's product."""
+    """Host time to dispatch every block ``[3 phases, blocks, shapes]``: so much a kernel and an expert's product."""
     host_s = np.repeat((program.launches * stack.host)[:, None], shapes, axis=1)
     rows = program.span[GROUPED]
     if stack.host_expert and rows.start < rows.stop:

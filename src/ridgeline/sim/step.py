@@ -93,7 +93,9 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
     slower = stretch(scenario, done)
     in_situ = scenario.calibration.steps.in_situ
     pace = Pace(in_situ * slower, in_situ)
-    forward, input_grad, weight_grad, axes = phase_times(blocks, weights, codes, grid, pace, reality, hides, stack)
+    forward, input_grad, weight_grad, axes = phase_times(
+        blocks, weights, codes, grid, pace, reality, hides, stack
+    )
     if grid.offload_activations:
         out_s, back_s = offload_exposed_s(
             model, grid, stages, codes, scenario.chip.host_bandwidth, forward, input_grad + weight_grad
