@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.facts.scenario import Scenario
-from ridgeline.graph.build import build, shard
+from ridgeline.graph.build import Model, build, shard
+from ridgeline.graph.cache import by_identity
 from ridgeline.graph.ops import FloatArray
 from ridgeline.sim.layers import sizes_of
 from ridgeline.sim.program import ATTENTION, GEMM, GROUPED, WEIGHT_GRAD, Program
@@ -28,15 +29,22 @@ def beyond_tables(scenario: Scenario, result: Step, plan: int = -1) -> dict[str,
     model = shard(build(scenario.architecture, scenario.job, scenario.stack, scenario.recipe), result.shape)
     held = (result.weights * result.stages.number).sum(axis=1)[:, plan]
     shares = {}
-    for kind, part in PARTS.items():
+    for kind, beyond in _outside(program, model, result.shape.tp.size).items():
         rows = program.span[kind]
-        if rows.start == rows.stop:
-            continue
-        grid, axes = _axes(program, kind, sizes_of(program, model, kind, result.shape.tp.size))
-        beyond: NDArray[np.bool_] = np.broadcast_to(outside(grid, axes), axes[0].shape)[:, code]
         seconds = result.blocks.kernels.seconds[rows, code] * held[[row.block for row in program.of(kind)]]
-        shares[part] = float((seconds * beyond).sum() / max(seconds.sum(), 1e-30))
+        shares[PARTS[kind]] = float((seconds * beyond[:, code]).sum() / max(seconds.sum(), 1e-30))
     return shares
+
+
+@by_identity
+def _outside(program: Program, model: Model, shapes: int) -> dict[int, NDArray[np.bool_]]:
+    """Which kernels lie outside the fitted range, by kind ``[rows, shapes]``; kinds without a kernel are left out."""
+    found = {}
+    for kind in PARTS:
+        if program.span[kind].start < program.span[kind].stop:
+            grid, axes = _axes(program, kind, sizes_of(program, model, kind, shapes))
+            found[kind] = np.broadcast_to(outside(grid, axes), axes[0].shape)
+    return found
 
 
 def _axes(program: Program, kind: int, sizes: FloatArray) -> tuple[Knots, tuple[FloatArray, ...]]:
