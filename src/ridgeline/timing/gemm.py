@@ -122,9 +122,9 @@ def accumulation_seconds(
 
         t = exposed 2 value_bytes m n batch / bandwidth
 
-    The buffer is read and written once. Timed kernels hide little of it: on B200 products of 4,096 rows lose 0.4 to
-    1.4 of that time (median 0.7 beside a capped clock), groups of 512 to 1,232 rows an expert 0.6 to 1.1; on A100
-    0.3 to 0.6.
+    The buffer is read and written once. Timed kernels hide little of it. Of that time ten products of 4,096 rows lose
+    0.2 to 1.4 on B200 (median 0.7, beside a clock capped alike), eight groups of 512 to 1,232 rows an expert 0.2 to
+    1.1 (median 0.9), five products on A100 0.3 to 0.6 (median 0.5).
 
     Reference: SimuMax v1.2, configs/system/b200_bf16_ceperm.json and a100_pcie.json: the same products with and
     without ``accumulate``, in fp32 and bf16.
