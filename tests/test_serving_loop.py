@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ridgeline.facts.requests import Requests
+from ridgeline.metrics.serving_laws import check
 from ridgeline.sim.serving.engine import Settings, Tier
 from ridgeline.sim.serving.outcome import CANCELLED, DONE, REFUSED, TIMED_OUT, Outcome
 from ridgeline.sim.serving.policy import simulate_plainly
@@ -64,9 +65,9 @@ def traffic(n: int = 300, rate: float = 20.0, seed: int = 1, **changes: Any) -> 
     return Requests(**{**fields, **changes})
 
 
-def hashed(n: int = 300, rate: float = 20.0, seed: int = 1, block: int = 64) -> Requests:
+def hashed(n: int = 300, rate: float = 20.0, seed: int = 1, block: int = 64, **changes: Any) -> Requests:
     """Prompts of which many begin alike; hash 1000 k + j is block j of conversation k."""
-    plain = traffic(n, rate, seed)
+    plain = traffic(n, rate, seed, **changes)
     rng = np.random.default_rng(seed)
     blocks = -(-plain.input_tokens // block)
     starts = np.concatenate(([0], np.cumsum(blocks)))
@@ -93,9 +94,12 @@ def same(a: Outcome, b: Outcome) -> None:
 @pytest.mark.parametrize("schedule", ["chunked", "prefill_first", "whole"])
 @pytest.mark.parametrize("requests", [traffic(), hashed(), traffic(priority=np.arange(300) % 3)])
 @pytest.mark.parametrize("blocks", [400, 90])
-def test_the_loop_equals_the_plain_scheduler(schedule: str, requests: Requests, blocks: int) -> None:
+@pytest.mark.parametrize("lag", [0, 1])
+def test_the_loop_equals_the_plain_scheduler(
+    schedule: str, requests: Requests, blocks: int, lag: int
+) -> None:
     requests = dataclasses.replace(requests, input_tokens=np.minimum(requests.input_tokens, 512))
-    table = step_table(schedule=schedule, num_blocks=blocks)
+    table = step_table(schedule=schedule, num_blocks=blocks, lag=lag)
     outcome = simulate(requests, table)
     first, last, preemptions, gaps = simulate_plainly(requests, table)
     np.testing.assert_allclose(outcome.first_token_s, first, rtol=1e-9)
@@ -107,7 +111,17 @@ def test_the_loop_equals_the_plain_scheduler(schedule: str, requests: Requests, 
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"ranks": 3, "lockstep": True}, {"ranks": 3, "lockstep": False}, {"stages": 2}]
+    "changes",
+    [
+        {},
+        {"ranks": 3, "lockstep": True},
+        {"ranks": 3, "lockstep": False},
+        {"stages": 2},
+        {"lag": 1},
+        {"lag": 1, "num_blocks": 90},
+        {"lag": 1, "schedule": "prefill_first", "num_blocks": 90},
+        {"lag": 1, "ranks": 3, "lockstep": True},
+    ],
 )
 def test_spans_equal_single_steps(changes: dict[str, Any]) -> None:
     requests, table = traffic(400), step_table(**changes)
@@ -119,13 +133,16 @@ def test_spans_equal_single_steps(changes: dict[str, Any]) -> None:
     assert np.abs(spans.itl_counts - steps.itl_counts).sum() <= 2  # one on the edge of a bin
 
 
-VARIANTS = [
+VARIANTS: list[tuple[Requests, dict[str, Any], Settings]] = [
     (traffic(), {}, Settings()),
     (hashed(), {"num_blocks": 120}, Settings()),
     (hashed(), {"num_blocks": 120}, Settings(preemption="swap", tiers=(HOST,))),
     (traffic(), {"acceptance": (0.8, 0.5), "num_blocks": 120}, Settings()),
     (traffic(arrival_s=np.zeros(300), users=10, think_s=0.01), {"ranks": 2, "num_blocks": 200}, Settings()),
     (traffic(timeout_s=0.5, cancel_s=np.linspace(0.01, 3.0, 300)), {"num_blocks": 120}, Settings()),
+    (hashed(timeout_s=0.5, cancel_s=np.linspace(0.01, 3.0, 300)), {"num_blocks": 120, "lag": 1}, Settings()),
+    (hashed(), {"num_blocks": 120, "lag": 1}, Settings(preemption="swap", tiers=(HOST,))),
+    (traffic(arrival_s=np.zeros(300), users=10), {"ranks": 2, "num_blocks": 200, "lag": 1}, Settings()),
 ]
 
 
@@ -211,6 +228,22 @@ def test_users_who_leave() -> None:
     assert not (outcome.status[1::2] == CANCELLED).any()
 
 
+@pytest.mark.parametrize(("users", "warmup"), [(10, 25), (10, 4), (10, 10), (10, 300), (1, 1), (400, 7)])
+@pytest.mark.parametrize("lag", [0, 1])
+def test_warm_up_ends_before_the_others_start_together(users: int, warmup: int, lag: int) -> None:
+    requests = traffic(arrival_s=np.zeros(300), users=users, warmup=warmup, think_s=0.01)
+    outcome = simulate(requests, step_table(lag=lag))
+    assert (outcome.status == DONE).all()
+    check(outcome, requests)
+    others = outcome.sent_s[warmup:]
+    if others.size:
+        assert (others[:users] == outcome.finish_s[:warmup].max()).all()
+        assert (others[users:] > others[0]).all()
+    most = np.searchsorted(np.sort(outcome.finish_s), outcome.sent_s, side="right")
+    under_way = 1 + np.arange(300) - most
+    assert under_way[:warmup].max() == min(users, warmup)
+
+
 def test_what_never_fits_is_refused() -> None:
     requests = Requests(np.array([0.0, 0.1]), np.array([1600, 160]), np.array([1, 1]))
     outcome = simulate(requests, step_table(num_blocks=50))
@@ -222,6 +255,12 @@ def test_errors_name_the_field() -> None:
         simulate(traffic(3, output_tokens=np.array([1, 0, 2])), step_table())
     with pytest.raises(ValueError, match="not ascending"):
         simulate(traffic(3, arrival_s=np.array([1.0, 0.0, 2.0])), step_table())
+    with pytest.raises(ValueError, match=r"requests\.warmup: is 4, expected 0 to 3"):
+        simulate(traffic(3, arrival_s=np.zeros(3), users=2, warmup=4), step_table())
+    with pytest.raises(ValueError, match=r"requests\.warmup: is 2, but only a closed loop"):
+        simulate(traffic(3, warmup=2), step_table())
+    with pytest.raises(ValueError, match="lag: 2 steps"):
+        simulate(traffic(3), step_table(lag=2))
     with pytest.raises(ValueError, match="choose one of chunked"):
         simulate(traffic(3), step_table(schedule="fifo"))
     with pytest.raises(ValueError, match="needs a tier"):
