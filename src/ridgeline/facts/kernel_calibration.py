@@ -157,6 +157,12 @@ class KernelCalibration(KernelSet):
     stream: StreamFit
     accumulation: AccumulationFit = Field(ACCUMULATION, description="weight gradients added to a buffer")
     energy: EnergyFit
+    core_stream: float = Field(
+        1.33,
+        gt=0,
+        description="bandwidth of one core over its share of the chip's: timed decode kernels with 0.5 to 0.7 KV heads "
+        "a core, each whole on one, contexts of 3,000 to 9,000 tokens; 1.33 is the mean of H100 and RTX PRO 6000",
+    )
 
 
 class KernelLibraries(Spec):

@@ -34,6 +34,7 @@ NUMBERS = (
     ("host_exposed", "ms", 1e-3, 0.0, 4.0),
     ("host_step", "ms", 1e-3, 0.0, 8.0),
     ("host_request", "us", 1e-6, 0.0, 80.0),
+    ("host_prefill", "ms", 1e-3, 0.0, 20.0),
     ("host_launch", "us", 1e-6, 1.0, 60.0),
     ("frontend", "ms", 1e-3, 0.0, 120.0),
 )

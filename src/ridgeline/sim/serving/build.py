@@ -64,6 +64,7 @@ def step_table(service: Service, longest: int = 131072) -> StepTable:
     hidden = (engine.host_step, engine.host_request) if engine.host_overlap else (0.0, 0.0)
     visible = 0.0 if engine.host_overlap else engine.host_request
     energy = _energy(service, max_tokens)
+    shares = [times.core_share(reach) for reach in times.windows]
     request_tokens = min(4096, longest)
     blocks = int(max(found.tokens(request_tokens), 0.0) // engine.block_size)
     return StepTable(
@@ -96,6 +97,8 @@ def step_table(service: Service, longest: int = 131072) -> StepTable:
         chips=layout.chips,
         lag=1 if engine.host_overlap or engine.async_schedule else 0,
         frontend_s=engine.frontend,
+        core_s=np.array([share[0] for share in shares]),
+        core_items=np.array([share[1] for share in shares]),
     )
 
 

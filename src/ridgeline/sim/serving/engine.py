@@ -193,6 +193,11 @@ def _check(source: StepTable, settings: Settings) -> None:
         raise ValueError("kv_bytes_per_token: is 0, but tiers move KV cache")
 
 
+def _by_window(source: StepTable, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``values`` of each window; none are zeros."""
+    return values if values.size else np.zeros(source.windows.size)
+
+
 def _add_times(table: Records, floats: _Arena, source: StepTable, settings: Settings) -> None:
     """Step times, and where they begin."""
     arrays = {
@@ -202,6 +207,8 @@ def _add_times(table: Records, floats: _Arena, source: StepTable, settings: Sett
         "contexts": source.contexts,
         "decode_s": source.decode_s,
         "longest_s": source.longest_s,
+        "core_s": _by_window(source, source.core_s),
+        "core_items": _by_window(source, source.core_items),
         "prefill_q": np.log2(source.prefill_q),
         "prefill_kv": np.log2(source.prefill_kv),
         "prefill_s": source.prefill_s,
@@ -218,7 +225,7 @@ def _add_times(table: Records, floats: _Arena, source: StepTable, settings: Sett
     table["num_windows"], table["num_contexts"] = source.windows.size, source.contexts.size
     table["num_q"], table["num_kv"] = source.prefill_s.shape
     table["drafts"], table["tiers"] = len(source.acceptance), len(settings.tiers)
-    table["has_longest"] = np.any(source.longest_s)
+    table["has_longest"] = np.any(source.longest_s) or np.any(source.core_s)
     table["hidden_s"], table["hidden_seq_s"] = source.host_hidden_s
     table["host_s"], table["host_row_s"], table["host_new_s"] = source.host_s
     table["fixed_s"] = source.prefill_fixed_s

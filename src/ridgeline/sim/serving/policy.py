@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ridgeline.facts.requests import Requests
-from ridgeline.sim.serving.table import StepTable
+from ridgeline.sim.serving.table import UNSPLIT, StepTable
 
 NEW_TOKEN_RATIO = 0.098
 
@@ -231,10 +231,11 @@ def step_seconds(
         if d:
             mean = float(np.mean(np.minimum(contexts, window)))
             longest = min(max(contexts), window)
-            device += max(
-                float(np.interp(mean, table.contexts, table.decode_s[w, d])),
-                float(np.interp(longest, table.contexts, table.longest_s[w])),
-            )
+            slowest = float(np.interp(longest, table.contexts, table.longest_s[w]))
+            if table.core_s.size and d * table.core_items[w] >= UNSPLIT:
+                others = math.ceil(d * table.core_items[w]) - 1
+                slowest = max(slowest, float(table.core_s[w]) * (longest + others * mean))
+            device += max(float(np.interp(mean, table.contexts, table.decode_s[w, d])), slowest)
     for q, kv in chunks:
         device += q * (kv - (q - 1) / 2) * _per_pair(table, math.log2(q), math.log2(kv))
     device += table.prefill_fixed_s if chunks else 0.0

@@ -14,6 +14,7 @@ import math
 
 from ridgeline.sim.serving.jit import engines, floats, ints, jit, lanes, requests, units
 from ridgeline.sim.serving.state import ITL_EDGES, FloatArray, State, Table
+from ridgeline.sim.serving.table import UNSPLIT
 
 FAR = 1 << 60
 
@@ -92,6 +93,11 @@ def decode_line(state: State, table: Table, which: int, k: int) -> tuple[float, 
             speed = 1.0 if longest < window else 0.0
             v2, s2, r2 = piece(floats(state), table, table.longest_s + w * table.num_contexts, alone, speed)
             v, s, r = upper(v, s, r, v2, s2, min(r2, steps_within(window - longest, speed)))
+            items = floats(state)[table.core_items + w] * d
+            if items >= UNSPLIT:
+                each, others = floats(state)[table.core_s + w], math.ceil(items) - 1
+                v2, s2 = each * (alone + others * (total / d)), each * (speed + others * grows)
+                v, s, r = upper(v, s, r, v2, s2, steps_within(window - longest, speed))
         value += v
         slope += s
         room = min(room, r)

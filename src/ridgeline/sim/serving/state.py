@@ -154,6 +154,8 @@ TABLE = np.dtype(
         ("contexts", "i8"),  # [num_contexts]
         ("decode_s", "i8"),  # [num_windows, max_seqs + 1, num_contexts]
         ("longest_s", "i8"),  # [num_windows, num_contexts]
+        ("core_s", "i8"),  # [num_windows]
+        ("core_items", "i8"),  # [num_windows]
         ("prefill_q", "i8"),  # [num_q] log2
         ("prefill_kv", "i8"),  # [num_kv] log2
         ("prefill_s", "i8"),  # [num_q, num_kv]

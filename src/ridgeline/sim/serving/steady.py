@@ -6,11 +6,12 @@ users add to it. Queues of random arrivals are the simulation's business; here e
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from ridgeline.sim.serving.table import FloatArray, StepTable
+from ridgeline.sim.serving.table import UNSPLIT, FloatArray, StepTable
 
 _ROUNDS = 40
 _CLOSE = 1e-4
@@ -40,8 +41,8 @@ class Steady:
     limit: str
 
 
-def attention_s(table: StepTable, decodes: float, context: float) -> float:
-    """Attention of ``decodes`` requests of ``context`` tokens [s]."""
+def attention_s(table: StepTable, decodes: float, context: float, longest: float = 0.0) -> float:
+    """Attention of ``decodes`` requests of ``context`` tokens in the mean, ``longest`` at most [s]."""
     low = min(int(decodes), table.max_seqs)
     high, part = min(low + 1, table.max_seqs), decodes - int(decodes)
     total = 0.0
@@ -49,11 +50,20 @@ def attention_s(table: StepTable, decodes: float, context: float) -> float:
         seen = min(context, float(reach))
         rows = table.decode_s[w, low], table.decode_s[w, high]
         below, above = (float(np.interp(seen, table.contexts, row)) for row in rows)
-        total += below + part * (above - below)
+        even = below + part * (above - below)
+        total += max(even, uneven_s(table, w, decodes, seen, min(max(longest, context), float(reach))))
     return total
 
 
-def decode_step_s(table: StepTable, decodes: float, context: float) -> float:
+def uneven_s(table: StepTable, window: int, decodes: float, mean: float, longest: float) -> float:
+    """Attention of the busiest core where requests are not split over cores [s]: the longest and its share of others."""
+    if not table.core_s.size or decodes * table.core_items[window] < UNSPLIT:
+        return 0.0
+    others = math.ceil(decodes * table.core_items[window]) - 1
+    return float(table.core_s[window]) * (longest + others * mean)
+
+
+def decode_step_s(table: StepTable, decodes: float, context: float, longest: float = 0.0) -> float:
     """One step of decodes alone on one rank [s]."""
     tokens = decodes * (1 + len(table.acceptance))
     device = (
@@ -84,7 +94,7 @@ def mixed_step_s(
     device = _at(table.tokens_s[1], tokens) + _at(table.rows_s, decodes + len(chunks)) + table.prefill_fixed_s
     device += sum(chunk_s(table, q, kv) for q, kv in chunks)
     if decodes > 0:
-        device += attention_s(table, decodes, context)
+        device += attention_s(table, decodes, context, longest)
     hidden = table.host_hidden_s[0] + table.host_hidden_s[1] * decodes
     return max(device, hidden) + table.host_s[0] + table.host_s[1] * decodes + table.host_s[2]
 
@@ -153,14 +163,16 @@ def closed_loop(table: StepTable, isl: float, osl: float, users: float) -> Stead
     decodes, tpot, first, added, step, between = running, 0.0, 0.0, 0.0, 0.0, 0.0
     context = isl + osl / 2.0
     for _ in range(_ROUNDS):
-        step = decode_step_s(table, max(decodes, 1.0), context)
+        step = decode_step_s(table, max(decodes, 1.0), context, isl + osl)
         steps = max(osl - 1.0, 1.0) / made  # of one request
         begun = decodes / steps if each > 1.0 else 0.0  # prefills that begin in a step
         took, added = prefill_s(table, isl, decodes - 1.0 if decodes > 1 else 0.0, context, max(begun, 1.0))
         others = begun * (running - 1.0) / max(running, 1.0)
         between = step + others * added
         tpot = between / made
-        first = took + (between / 2.0 if running > 1 else 0.0) + max(begun - 1.0, 0.0) * 0.5 * added
+        first = (
+            took + (between * (0.5 + table.lag) if running > 1 else 0.0) + max(begun - 1.0, 0.0) * 0.5 * added
+        )
         share = tpot * (osl - 1.0) / (tpot * (osl - 1.0) + first) if osl > 1 else 0.0
         target = max(running * share, min(running, 1e-3))
         if abs(target - decodes) < _CLOSE * max(target, 1e-3):

@@ -250,6 +250,23 @@ class StepTimes:
             total += count * np.ravel(seconds)
         return np.where(batch > 0, total.reshape(batch.shape), 0.0)
 
+    def core_share(self, reach: float) -> tuple[float, float]:
+        """Seconds that one core takes for a key of all layers of one reach, and cores a request keeps busy over all.
+
+        A core streams at most ``core_stream`` times its share of the memory bandwidth (`KernelCalibration`).
+        """
+        chip = self.service.chip
+        seconds = items = 0.0
+        stream = self.service.calibration.kernels.core_stream
+        for core, count in self._cores(reach):
+            if core.kind != "attention":
+                continue
+            key = core.head_dim + core.v_dim
+            kv_bytes = float(np.ravel(self._rates_by_kind["decode"].kv_bytes)[0])
+            seconds += count * key * kv_bytes * chip.cores / (stream * chip.memory.bandwidth)
+            items = core.kv_heads / chip.cores
+        return seconds, items
+
     def prefill_seconds(self, q: FloatArray, kv: FloatArray) -> FloatArray:
         """Attention of a chunk of ``q`` new tokens that see ``kv`` keys, its own included, without launch [s]."""
         q, kv = np.broadcast_arrays(np.asarray(q, np.float64), np.asarray(kv, np.float64))

@@ -5,12 +5,15 @@ The closed form, the search and the simulation all read this one value. It knows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+
+#: From so many requests' heads a core on, decode kernels no longer split one over cores.
+UNSPLIT = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +29,9 @@ class StepTable:
 
     ``decode_s``: for each kind of attention layer ``w`` with window ``windows[w]`` (inf where it sees all), with
     ``c_w`` the mean over the decoding requests of ``min(context, window)``: linear in ``c_w`` between ``contexts``,
-    row ``d`` of ``decode_s[w]``; never below ``longest_s[w]`` at the longest context alone.
+    row ``d`` of ``decode_s[w]``; never below ``longest_s[w]`` at the longest context alone, nor below what the busiest
+    core of an uneven batch takes, ``core_s[w] (longest + (ceil(d core_items[w]) - 1) c_w)``, where requests are not split
+    over cores (``d core_items[w]`` at least `UNSPLIT`).
     ``prefill_s``: of ``q`` new tokens that see ``kv`` keys in all (their own included): the table holds seconds per
     computed pair, ``pairs = q (kv - (q - 1) / 2)``, bilinear in log2 q and log2 kv, times the pairs.
 
@@ -37,6 +42,7 @@ class StepTable:
         contexts: ``[C]`` ascending, from 1 to the longest request.
         decode_s: ``[W, max_seqs + 1, C]``; row 0 is zero.
         longest_s: ``[W, C]``.
+        core_s, core_items: ``[W]`` seconds of a key on one core, and cores that one request keeps busy over all cores.
         prefill_q, prefill_kv: ``[Q]`` and ``[K]`` powers of two, ascending.
         prefill_s: ``[Q, K]`` seconds per pair.
         prefill_fixed_s: once per step with prefills.
@@ -87,3 +93,5 @@ class StepTable:
     chips: int = 1
     lag: int = 0
     frontend_s: float = 0.0
+    core_s: FloatArray = field(default_factory=lambda: np.zeros(0))
+    core_items: FloatArray = field(default_factory=lambda: np.zeros(0))
