@@ -22,13 +22,16 @@ class Requests:
         users: closed loop: requests under way at a time; 0 = open loop, ``arrival_s`` holds.
         think_s: closed loop: pause of a user between an answer and the next request.
         block_tokens: tokens of one hashed block of prompts; 0 = no hashes.
-        block_hashes: hashes of all prompts' blocks one after the other; equal hashes are equal prefixes.
+        block_hashes: hashes of all prompts' blocks one after the other; equal hashes are equal prefixes. The prompt
+            of a trace may have one of its last, partly filled block.
         block_starts: ``[n + 1]`` where each request's hashes begin.
         session: users or conversations for sticky routing; None = each request its own.
         priority: smaller goes first; None = all alike.
         timeout_s: a request that has no first token by then is dropped; None = never.
         cancel_s: a request whose user leaves this long after arrival (inf = stays); None = never.
         measured: requests that count in statistics (warm-up ones do not); None = all.
+        warmup: closed loop: the first so many requests run and all end, ``users`` at a time, before the others start
+            together.
     """
 
     arrival_s: FloatArray
@@ -44,6 +47,7 @@ class Requests:
     timeout_s: float | None = None
     cancel_s: FloatArray | None = None
     measured: NDArray[np.bool_] | None = None
+    warmup: int = 0
 
     def __len__(self) -> int:
         return int(self.arrival_s.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,3 +132,55 @@ class Service:
     @property
     def max_batched_tokens(self) -> int:
         return self.limits.max_batched_tokens or self.engine.max_batched_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """What is put into service: copies of one engine, or a pool of prefill engines and a pool of decode engines.
+
+    ``model_id`` is what the engines load: a Hugging Face id or a path. ``checkpoint`` is the number format of its
+    linear layers; None = the format they are served in, so nothing is quantised on loading.
+
+    Raises:
+        ValueError: it has both shapes or neither, or a number of copies below one.
+    """
+
+    model_id: str
+    service: Service | None = None  # one engine does both
+    replicas: int = 1
+    prefill: Service | None = None
+    prefill_replicas: int = 1
+    decode: Service | None = None
+    decode_replicas: int = 1
+    checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        pools = (self.prefill is not None, self.decode is not None)
+        if (self.service is None) != all(pools) or any(pools) != all(pools):
+            raise ValueError("deployment: give `service`, or both `prefill` and `decode`")
+        for name in ("replicas", "prefill_replicas", "decode_replicas"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"deployment: {name} is {getattr(self, name)}, expected 1 or more")
+
+    @property
+    def disaggregated(self) -> bool:
+        return self.service is None
+
+    @property
+    def services(self) -> tuple[tuple[Service, int], ...]:
+        """Each kind of engine with its number of copies; prefill first."""
+        if self.service is not None:
+            return ((self.service, self.replicas),)
+        assert self.prefill is not None
+        assert self.decode is not None
+        return ((self.prefill, self.prefill_replicas), (self.decode, self.decode_replicas))
+
+    @property
+    def chips(self) -> int:
+        return sum(service.layout.chips * copies for service, copies in self.services)
+
+
+def model_id_of(architecture: Architecture) -> str:
+    """The Hugging Face id in the architecture's source, or its own name where none can be read there."""
+    found = re.search(r"huggingface\.co/((?:[\w.-]+/)?[\w.-]+)", architecture.source)
+    return found.group(1) if found else architecture.name

@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
-import importlib.resources
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
-
 from ridgeline.facts.observation import Observation
 from ridgeline.facts.plan import Plan
 from ridgeline.metrics import Prediction
-from ridgeline.report import figures, gantt, tables, theme
+from ridgeline.report import figures, gantt, tables
 from ridgeline.report.blocks import Block, blocks_of
 from ridgeline.report.effects import HasEffect
-from ridgeline.report.figures import Figure
+from ridgeline.report.frame import Panel, render
 from ridgeline.report.inputs import input_sheets, published_sheet
 from ridgeline.report.numerals import count, gigabytes, percent, seconds, significant
 from ridgeline.report.points import PlanPoint, as_point, frontier
-from ridgeline.report.sheet import Sheet
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One figure of the page, the sentence that says how to read it and the table behind it."""
-
-    key: str
-    title: str
-    lead: str
-    figure: Figure
-    sheet: Sheet
-
-    @property
-    def json(self) -> Markup:
-        """The figure as JSON that cannot end its script element."""
-        raw = json.dumps(self.figure, allow_nan=False, separators=(",", ":"))
-        return Markup(raw.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def write_report(path: str | Path, prediction: Prediction, **parts: Any) -> Path:
@@ -82,34 +55,25 @@ def page(
     """
     points = [as_point(item) for item in pareto]
     panels = _panels(prediction, points, timeline, sensitivities)
-    script, plotly = _resource("page.js"), plotly_script()
-    return (
-        _environment()
-        .get_template("template.html.j2")
-        .render(
-            title=f"{tables.model_title(prediction)} on {prediction.scenario.num_chips:,} x "
-            f"{prediction.scenario.chip.title or prediction.scenario.chip.name}",
-            headline=tables.headline(prediction),
-            answer=tables.answer(prediction),
-            facts=_facts(prediction),
-            plan=tables.plan_words(prediction),
-            fits=prediction.fits,
-            labels=prediction.labels,
-            panels=panels,
-            plans=tables.plan_sheet(plans or [prediction]),
-            plans_note=plans_note,
-            published=published_sheet(prediction, list(published)) if published else None,
-            inputs=input_sheets(prediction),
-            notes=prediction.notes,
-            command=command,
-            version=version,
-            catalog_hash=catalog_hash,
-            css=Markup(_style()),
-            script=Markup(script),
-            plotly=Markup(plotly),
-            twins=Markup(json.dumps(theme.twins())),
-            policy=_policy(script, plotly),
-        )
+    return render(
+        "template.html.j2",
+        title=f"{tables.model_title(prediction)} on {prediction.scenario.num_chips:,} x "
+        f"{prediction.scenario.chip.title or prediction.scenario.chip.name}",
+        headline=tables.headline(prediction),
+        answer=tables.answer(prediction),
+        facts=_facts(prediction),
+        plan=tables.plan_words(prediction),
+        fits=prediction.fits,
+        labels=prediction.labels,
+        panels=panels,
+        plans=tables.plan_sheet(plans or [prediction]),
+        plans_note=plans_note,
+        published=published_sheet(prediction, list(published)) if published else None,
+        inputs=input_sheets(prediction),
+        notes=prediction.notes,
+        command=command,
+        version=version,
+        catalog_hash=catalog_hash,
     )
 
 
@@ -121,13 +85,6 @@ def html(prediction: Prediction) -> str:
         f"<strong>{escape(tables.answer(prediction))}</strong></p>"
         f"{tables.plan_sheet([prediction]).html()}{tables.ladder_sheet(prediction).html()}</div>"
     )
-
-
-@functools.cache
-def plotly_script() -> str:
-    """Plotly's JavaScript, from the installed package."""
-    source = importlib.resources.files("plotly") / "package_data" / "plotly.min.js"
-    return source.read_text(encoding="utf-8").replace("\r\n", "\n")
 
 
 def _panels(
@@ -247,35 +204,3 @@ def _facts(prediction: Prediction) -> list[tuple[str, str, str]]:
         )
     )
     return facts
-
-
-def _style() -> str:
-    return (
-        _resource("page.css")
-        .replace("/* light */", theme.css_variables(theme.LIGHT))
-        .replace("/* dark */", theme.css_variables(theme.DARK))
-    )
-
-
-@functools.cache
-def _resource(name: str) -> str:
-    return (importlib.resources.files("ridgeline.report") / name).read_text(encoding="utf-8")
-
-
-def _policy(*scripts: str) -> str:
-    """Only our own two scripts run, and nothing is fetched: the browser holds the page to being offline."""
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-        for script in scripts
-    )
-    return f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {hashes}"
-
-
-@functools.cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("ridgeline.report", package_path=""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -1,0 +1,279 @@
+"""Traffic: a synthetic workload as a value: when requests come, how long they are, what they share, which client.
+
+``ridgeline.sim.serving.traffic`` makes the requests. Rates are per second, times in seconds, lengths in tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from ridgeline.facts.spec import Count, Fraction, Positive, Spec
+
+Amount = Annotated[float, Field(ge=0.0)]
+
+
+class Poisson(Spec):
+    """Independent arrivals at one rate."""
+
+    kind: Literal["poisson"] = "poisson"
+    rate_per_s: Positive
+
+    def __str__(self) -> str:
+        return f"Poisson {self.rate_per_s:g}/s"
+
+
+class Gamma(Spec):
+    """Gamma-distributed gaps: ``cv`` below 1 is smoother, above 1 burstier than Poisson."""
+
+    kind: Literal["gamma"] = "gamma"
+    rate_per_s: Positive
+    cv: Positive = Field(description="standard deviation of the gaps over their mean")
+
+    def __str__(self) -> str:
+        return f"gamma {self.rate_per_s:g}/s, cv {self.cv:g}"
+
+
+class Steady(Spec):
+    """One request every ``1 / rate`` seconds, the first at 0."""
+
+    kind: Literal["steady"] = "steady"
+    rate_per_s: Positive
+
+    def __str__(self) -> str:
+        return f"steady {self.rate_per_s:g}/s"
+
+
+class Bursts(Spec):
+    """Poisson at two rates in turn, the high one first."""
+
+    kind: Literal["bursts"] = "bursts"
+    on_per_s: Positive
+    on_s: Positive
+    off_per_s: Amount = 0.0
+    off_s: Amount
+
+    def __str__(self) -> str:
+        return f"bursts {self.on_per_s:g}/s for {self.on_s:g} s, {self.off_per_s:g}/s for {self.off_s:g} s"
+
+
+class Ramp(Spec):
+    """Poisson whose rate goes from one to another in a straight line, and stays."""
+
+    kind: Literal["ramp"] = "ramp"
+    from_per_s: Amount
+    to_per_s: Positive
+    over_s: Positive
+
+    def __str__(self) -> str:
+        return f"ramp {self.from_per_s:g} to {self.to_per_s:g}/s over {self.over_s:g} s"
+
+
+class Diurnal(Spec):
+    """Poisson at ``rate (1 + swing sin(2 pi t / period))``: begins at the mean and rises."""
+
+    kind: Literal["diurnal"] = "diurnal"
+    rate_per_s: Positive
+    swing: Fraction = Field(0.5, description="share of the mean that the peak is above it")
+    period_s: Positive = 86400.0
+
+    def __str__(self) -> str:
+        return f"diurnal {self.rate_per_s:g}/s +-{self.swing:.0%} over {self.period_s:g} s"
+
+
+class AtOnce(Spec):
+    """All requests at time 0."""
+
+    kind: Literal["at_once"] = "at_once"
+
+    def __str__(self) -> str:
+        return "all at once"
+
+
+class Closed(Spec):
+    """Users who each send the next request when they have an answer; all start at time 0."""
+
+    kind: Literal["closed"] = "closed"
+    users: Count
+    think_s: Amount = 0.0
+
+    def __str__(self) -> str:
+        think = f", thinking {self.think_s:g} s" if self.think_s else ""
+        return f"{self.users:,} users{think}"
+
+
+Arrivals = Annotated[
+    Poisson | Gamma | Steady | Bursts | Ramp | Diurnal | AtOnce | Closed, Field(discriminator="kind")
+]
+
+
+class FixedLength(Spec):
+    """Always the same."""
+
+    kind: Literal["fixed"] = "fixed"
+    tokens: Count
+
+    def __str__(self) -> str:
+        return f"{self.tokens:,}"
+
+
+class UniformLength(Spec):
+    """Every whole number from ``int(low nominal)`` to ``int(high nominal)`` is as likely."""
+
+    kind: Literal["uniform"] = "uniform"
+    nominal: Count
+    low: Amount = 0.8
+    high: Positive = 1.0
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The shortest, at least 1, and the longest."""
+        return max(1, int(self.nominal * self.low)), max(1, int(self.nominal * self.high))
+
+    @model_validator(mode="after")
+    def _ordered(self) -> UniformLength:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+        return self
+
+    def __str__(self) -> str:
+        return "{:,}-{:,}".format(*self.bounds)
+
+
+class LognormalLength(Spec):
+    """Lognormal with a mean, and either the 99th percentile or the sigma of the logarithm; rounded, at least 1."""
+
+    kind: Literal["lognormal"] = "lognormal"
+    mean: Positive
+    p99: Positive | None = None
+    sigma: Amount | None = None
+    most: Count | None = Field(None, description="longer ones are cut to this")
+
+    @model_validator(mode="after")
+    def _one_width(self) -> LognormalLength:
+        if (self.p99 is None) == (self.sigma is None):
+            raise ValueError("give either p99 or sigma")
+        # p99 / mean = exp(z sigma - sigma^2 / 2) is largest at sigma = z = 2.326
+        if self.p99 is not None and not 1.0 <= self.p99 / self.mean <= 14.96:
+            raise ValueError(f"p99 {self.p99:g}: expected 1 to 14.96 times the mean of {self.mean:g}")
+        return self
+
+    def __str__(self) -> str:
+        width = f"P99 {self.p99:g}" if self.p99 is not None else f"sigma {self.sigma:g}"
+        return f"lognormal mean {self.mean:g}, {width}" + (f", at most {self.most:,}" if self.most else "")
+
+
+Length = Annotated[FixedLength | UniformLength | LognormalLength, Field(discriminator="kind")]
+
+
+class Independent(Spec):
+    """Input and output lengths drawn without regard to each other."""
+
+    kind: Literal["independent"] = "independent"
+    input: Length
+    output: Length
+
+    def __str__(self) -> str:
+        return f"input {self.input}, output {self.output}"
+
+
+class Drawn(Spec):
+    """Pairs of input and output lengths drawn from the requests of a file, with replacement."""
+
+    kind: Literal["drawn"] = "drawn"
+    path: str
+
+    def __str__(self) -> str:
+        return f"lengths of {self.path}"
+
+
+class Sessions(Spec):
+    """Conversations: the prompt of a turn is all earlier text and answers, and new text.
+
+    Arrivals are those of sessions. Sends are scheduled: a turn does not wait for the answer before it, so ``gap_s``
+    holds the time of an answer as well as the user's. In a closed loop there is no gap: each group of ``users``
+    sessions sends its first turns, then its second ones, and so on.
+    """
+
+    turns: Count = Field(description="turns of a session, or their mean")
+    varied: bool = Field(False, description="turns vary geometrically")
+    gap_s: Amount = Field(0.0, description="mean time from the send of a turn to the next, exponential")
+
+    def __str__(self) -> str:
+        turns = f"sessions of {'about ' if self.varied else ''}{self.turns} turns"
+        return f"{turns}, {self.gap_s:g} s apart" if self.gap_s else turns
+
+
+class Traffic(Spec):
+    """One synthetic workload; the same value makes the same requests."""
+
+    arrivals: Arrivals
+    lengths: Annotated[Independent | Drawn, Field(discriminator="kind")]
+    num_requests: Count
+    client: str = Field("", description="the benchmark client whose habits these are")
+    warmup: int = Field(
+        0, ge=0, description="copies of the first prompt that run and end before, not measured"
+    )
+    sessions: Sessions | None = None
+    system_tokens: int = Field(0, ge=0, description="tokens before the input that requests share")
+    system_prompts: Count = Field(1, description="different ones of these, as likely")
+    block_tokens: Count = Field(16, description="tokens of a hashed block of shared text")
+    timeout_s: Positive | None = Field(None, description="requests without a first token by then are dropped")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _warms_up_in_a_closed_loop(self) -> Traffic:
+        if self.warmup and not isinstance(self.arrivals, Closed):
+            raise ValueError(f"warmup {self.warmup}: only a closed loop has warm-up requests")
+        return self
+
+    @property
+    def shares_text(self) -> bool:
+        """Requests have common prefixes that a cache can find."""
+        return self.system_tokens > 0 or self.sessions is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; ``Traffic.model_validate`` reads them back."""
+        return self.model_dump(mode="json")
+
+    def __str__(self) -> str:
+        said = [f"{self.num_requests:,} requests", str(self.arrivals), str(self.lengths)]
+        if self.client:
+            said.insert(0, f"client {self.client}")
+        if self.sessions:
+            said.append(str(self.sessions))
+        if self.system_tokens:
+            prompts = (
+                f"{self.system_prompts} system prompts" if self.system_prompts > 1 else "a system prompt"
+            )
+            said.append(f"{prompts} of {self.system_tokens:,} tokens")
+        if self.warmup:
+            said.append(f"{self.warmup:,} warm-up requests before")
+        return ", ".join(said)
+
+
+def inferencex(users: int, input_tokens: int, output_tokens: int, seed: int = 0) -> Traffic:
+    """The client of InferenceX: ``users`` requests under way, 10 times as many prompts, lengths 0.8-1.0 of nominal.
+
+    Twice as many warm-up requests, all with the first prompt, run and end before. Answers have the drawn length: the
+    end-of-sequence token is ignored. Latency counts from the send; ramp and tail count.
+    Source: benchmark_serving.py of vLLM (``sample_random_requests``) and its fork bench_serving (warm-up).
+    """
+    lengths = Independent(
+        input=UniformLength(nominal=input_tokens), output=UniformLength(nominal=output_tokens)
+    )
+    return Traffic(
+        client="inferencex",
+        arrivals=Closed(users=users),
+        lengths=lengths,
+        num_requests=10 * users,
+        warmup=2 * users,
+        seed=seed,
+    )
+
+
+def offline(num_requests: int, input_tokens: int, output_tokens: int, seed: int = 0) -> Traffic:
+    """A batch job: all requests at time 0, all of one length."""
+    lengths = Independent(input=FixedLength(tokens=input_tokens), output=FixedLength(tokens=output_tokens))
+    return Traffic(client="offline", arrivals=AtOnce(), lengths=lengths, num_requests=num_requests, seed=seed)

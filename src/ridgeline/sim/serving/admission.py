@@ -1,0 +1,221 @@
+"""The three schedulers over arrays: what a lane runs in its next step. `policy` says the same in plain Python.
+
+chunked (vLLM V1): every decode takes its token of the budget, a prefill under way continues, and waiting requests
+enter in order while tokens, requests and blocks allow. Blocks of a whole prompt are taken when it enters. Where a
+decode lacks a block the request admitted last goes back to the front of the queue.
+
+prefill_first (SGLang): waiting requests that fit make a step of prefills alone; otherwise a step of decodes. A request
+fits where its prompt, all its output and `NEW_TOKEN_RATIO` of what the running ones may still make have room.
+
+whole (TensorRT-LLM, guaranteed no evict): as chunked, but prompts are never cut, and a request enters only where its
+prompt and its output have room, so that none is ever preempted.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ridgeline.sim.serving.jit import jit
+from ridgeline.sim.serving.kv import admit, available, blocks_of, match, release, take
+from ridgeline.sim.serving.queues import append, head, join_decodes, leave_decodes, prepend, recount, unlink
+from ridgeline.sim.serving.span import prefill_seconds
+from ridgeline.sim.serving.state import DECODE, NONE, PREFILL, PREFILL_FIRST, SWAP, WAITING, WHOLE, State, Table
+
+#: Share of the tokens that running requests may still make for which SGLang keeps room: its ``new_token_ratio`` starts
+#: at 0.7 and decays to 0.14 of that, where it is after 600 decode steps without a retraction.
+NEW_TOKEN_RATIO = 0.098
+
+
+@jit
+def plan_lane(state: State, table: Table, l: int, now: float) -> None:
+    """Choose what lane ``l`` runs from ``now`` on: chunks of prefills, and whether its decodes run."""
+    lane = state.lanes[l]
+    lane.chunks = lane.entering = lane.rows = lane.tokens = lane.decodes = lane.taken = 0
+    lane.pairs = lane.prefill_s = lane.extra_s = 0.0
+    if table.schedule == PREFILL_FIRST:
+        _enter(state, table, l, now, table.max_tokens, 0)
+        if lane.chunks > 0:
+            return
+        _make_room(state, table, l)
+    else:
+        before = lane.running
+        need = _make_room(state, table, l)
+        budget = table.max_tokens - lane.decoding * (1 + table.chances.size)
+        if lane.running == before:  # as vLLM: none enters in a step that preempted
+            _enter(state, table, l, now, budget, need)
+        elif lane.partial != NONE:
+            _add_chunk(state, table, l, lane.partial, budget)
+    if lane.decoding > 0:
+        lane.decodes = 1
+        lane.tokens += lane.decoding * (1 + table.chances.size)
+        lane.taken = decode_need(state, table, l)
+        take(state, table, l, lane.taken)
+
+
+@jit
+def decode_need(state: State, table: Table, l: int) -> int:
+    """Blocks that the decodes of lane ``l`` take for their next step."""
+    if table.chances.size:
+        recount(state, table, l)
+        return state.lanes[l].need
+    return state.phases[l, state.lanes[l].counter % table.block_size]
+
+
+@jit
+def _make_room(state: State, table: Table, l: int) -> int:
+    """Preempt until the blocks that decodes need are there -> those blocks."""
+    need = decode_need(state, table, l)
+    while need > available(state, table, l):
+        _preempt(state, table, l, _victim(state, table, l))
+        need = decode_need(state, table, l)
+    return need
+
+
+@jit
+def _victim(state: State, table: Table, l: int) -> int:
+    """The running request admitted last of those that matter least."""
+    last = state.queues[l, table.levels, 1]
+    if table.levels > 1:
+        i = last
+        while i != NONE:
+            if state.requests[i].level > state.requests[last].level:
+                last = i
+            i = state.requests[i].previous
+    return last
+
+
+@jit
+def _preempt(state: State, table: Table, l: int, i: int) -> None:
+    lane, request = state.lanes[l], state.requests[i]
+    swap = False
+    if request.state == DECODE:
+        leave_decodes(state, table, l, i)
+        tokens = request.input + request.made - 1
+        swap = table.preemption == SWAP
+        if swap:
+            lane.extra_s += _swap_seconds(table, tokens)
+    else:
+        tokens = request.computed
+        lane.partial = NONE
+    release(state, table, l, i, tokens)
+    request.resumes = 1 if swap else 0
+    request.computed, request.target = 0, request.input + request.made
+    unlink(state, l, table.levels, i)
+    lane.running -= 1
+    prepend(state, l, request.level, i)
+    lane.waiting += 1
+    request.state = WAITING
+    request.preemptions += 1
+
+
+@jit
+def _swap_seconds(table: Table, tokens: int) -> float:
+    return tokens * table.kv_bytes / table.tier_bytes_per_s[0] + table.tier_latency_s[0]
+
+
+@jit
+def _enter(state: State, table: Table, l: int, now: float, budget: int, need: int) -> None:
+    """Continue the prefill under way, then admit waiting requests; ``need`` blocks stay for the decodes."""
+    lane = state.lanes[l]
+    if lane.partial != NONE:
+        budget = _add_chunk(state, table, l, lane.partial, budget)
+    while budget > 0 and lane.running < table.max_seqs:
+        i = head(state, table, l)
+        if i == NONE:
+            return
+        request = state.requests[i]
+        if request.resumes:
+            if budget < 1 + table.chances.size:
+                return
+            tokens = request.input + request.made - 1
+            whole = tokens + 1 if table.schedule != WHOLE else request.input + request.output - 1
+            next_block = 0
+            if table.schedule != WHOLE and table.chances.size == 0:
+                next_block = 1 if (tokens - _hashed_tokens(state, table, i)) % table.block_size == 0 else 0
+                whole = tokens
+            if admit(state, table, l, i, whole, _reserve(state, table, l, i, need + next_block)) == NONE:
+                return
+            need += next_block
+            lane.extra_s += 0.0 if request.preemptions == 0 else _swap_seconds(table, tokens)
+            request.resumes = 0
+            _start(state, table, l, i, now)
+            join_decodes(state, table, l, i, request.last_s)
+            budget -= 1 + table.chances.size
+            continue
+        tokens = request.target
+        if table.schedule == WHOLE:
+            if tokens - match(state, table, l, i) * table.block_tokens > budget:
+                return
+            tokens = request.input + request.output - 1
+        hits = admit(state, table, l, i, tokens, _reserve(state, table, l, i, need))
+        if hits == NONE:
+            return
+        request.computed = hits * table.block_tokens
+        if request.preemptions == 0:
+            request.cached = request.computed
+        _start(state, table, l, i, now)
+        lane.entering += 1
+        request.state = PREFILL
+        budget = _add_chunk(state, table, l, i, budget)
+
+
+@jit
+def _hashed_tokens(state: State, table: Table, i: int) -> int:
+    if table.block_tokens == 0:
+        return 0
+    count = state.hash_starts[i + 1] - state.hash_starts[i]
+    return min(count, state.requests[i].input // table.block_tokens) * table.block_tokens
+
+
+@jit
+def _start(state: State, table: Table, l: int, i: int, now: float) -> None:
+    lane, request = state.lanes[l], state.requests[i]
+    unlink(state, l, request.level, i)
+    append(state, l, table.levels, i)
+    lane.waiting -= 1
+    lane.running += 1
+    if math.isnan(request.scheduled_s):
+        request.scheduled_s = now
+
+
+@jit
+def _reserve(state: State, table: Table, l: int, i: int, need: int) -> int:
+    """Blocks that must stay free beside those of the newcomer ``i``."""
+    lane = state.lanes[l]
+    if table.schedule != PREFILL_FIRST or lane.running == 0:
+        return need
+    left = 0
+    if table.chances.size == 0:
+        left = lane.ends - lane.decoding * lane.counter
+        for c in range(lane.chunks):
+            j = state.chunks[l, c, 0]
+            left += state.requests[j].output - state.requests[j].made
+    else:
+        j = state.queues[l, table.levels, 0]
+        while j != NONE:
+            left += state.requests[j].output - state.requests[j].made
+            j = state.requests[j].next
+    own = state.requests[i].output - state.requests[i].made
+    return blocks_of(own + int(NEW_TOKEN_RATIO * left), table.block_size)
+
+
+@jit
+def _add_chunk(state: State, table: Table, l: int, i: int, budget: int) -> int:
+    """Prefill as much of request ``i`` as the budget allows -> what is left of it."""
+    lane, request = state.lanes[l], state.requests[i]
+    left = request.target - request.computed
+    q = min(left, budget)
+    if q <= 0:
+        return budget
+    state.chunks[l, lane.chunks, 0], state.chunks[l, lane.chunks, 1] = i, q
+    lane.chunks += 1
+    lane.tokens += q
+    if q == left:
+        lane.rows += 1
+        lane.partial = NONE
+    else:
+        lane.partial = i
+    seconds, pairs = prefill_seconds(table, q, request.computed + q)
+    lane.prefill_s += seconds
+    lane.pairs += pairs
+    return budget - q

@@ -1,0 +1,225 @@
+"""Time of a step, and of a span of decode steps between events, in closed form.
+
+While the same requests decode, every context grows by one per step, so the sums of contexts grow linearly and the
+time of a step is piecewise linear in the number of steps done: linear between two knots of the table and between
+two changes of what is longest (lanes in lockstep, the host, the longest context alone). `walk` adds arithmetic
+series piece by piece and inverts the last one to find the first boundary after a time.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ridgeline.sim.serving.jit import jit
+from ridgeline.sim.serving.state import FloatArray, State, Table
+
+FAR = 1 << 60
+
+
+@jit
+def knot(knots: FloatArray, at: float) -> int:
+    """Index i of the piece [knots[i], knots[i + 1]) that holds ``at``; the outer pieces go on beyond their ends."""
+    low, high = 0, knots.size - 1
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if knots[middle] <= at:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@jit
+def steps_within(distance: float, speed: float) -> int:
+    """Steps from 0 on whose position ``speed * step`` does not exceed ``distance``; at least one."""
+    if speed <= 0.0 or distance >= 1e15 * speed:
+        return FAR
+    return int(max(distance, 0.0) / speed) + 1
+
+
+@jit
+def piece(knots: FloatArray, values: FloatArray, at: float, speed: float) -> tuple[float, float, int]:
+    """Interpolated value at ``at``, its growth per step when ``at`` grows by ``speed``, steps until the next knot."""
+    if knots.size == 1:
+        return values[0], 0.0, FAR
+    i = knot(knots, at)
+    slope = (values[i + 1] - values[i]) / (knots[i + 1] - knots[i])
+    room = FAR if i >= knots.size - 2 else steps_within(knots[i + 1] - at, speed)
+    return values[i] + (at - knots[i]) * slope, slope * speed, room
+
+
+@jit
+def upper(v: float, s: float, room: int, v2: float, s2: float, room2: int) -> tuple[float, float, int]:
+    """The larger of two lines ``v + s k``, and for how many steps it stays that."""
+    room = min(room, room2)
+    if v2 > v or (v2 == v and s2 > s):
+        v, s, v2, s2 = v2, s2, v, s
+    if s2 > s:
+        room = min(room, steps_within(v - v2, s2 - s))
+    return v, s, room
+
+
+@jit
+def decode_line(state: State, table: Table, l: int, k: int) -> tuple[float, float, int]:
+    """Attention of the decodes of lane ``l``, ``k`` steps on: seconds, growth per step, steps it stays linear."""
+    lane = state.lanes[l]
+    d = lane.decoding
+    value, slope, room = 0.0, 0.0, FAR
+    for w in range(table.windows.size):
+        window = table.windows[w]
+        if math.isinf(window):
+            total, grows = lane.contexts + d * k, 1.0
+        else:
+            total, grows = state.window_sums[l, w] + state.below[l, w] * k, state.below[l, w] / d
+        v, s, r = piece(table.contexts, table.decode_s[w, d], total / d, grows)
+        if table.has_longest:
+            longest = float(lane.longest + lane.counter + k)
+            alone = min(longest, window)
+            speed = 1.0 if longest < window else 0.0
+            v2, s2, r2 = piece(table.contexts, table.longest_s[w], alone, speed)
+            v, s, r = upper(v, s, r, v2, s2, min(r2, steps_within(window - longest, speed)))
+        value += v
+        slope += s
+        room = min(room, r)
+    return value, slope, room
+
+
+@jit
+def prefill_seconds(table: Table, q: int, kv: int) -> tuple[float, float]:
+    """Attention of a chunk of ``q`` new tokens that see ``kv`` keys: seconds, computed pairs."""
+    pairs = q * (kv - 0.5 * (q - 1))
+    x, y = math.log2(q), math.log2(kv)
+    knots, knots2, values = table.prefill_q, table.prefill_kv, table.prefill_s
+    i = j = i2 = j2 = 0
+    fx = fy = 0.0
+    if knots.size > 1:
+        i = knot(knots, x)
+        i2 = i + 1
+        fx = min(max((x - knots[i]) / (knots[i2] - knots[i]), 0.0), 1.0)
+    if knots2.size > 1:
+        j = knot(knots2, y)
+        j2 = j + 1
+        fy = min(max((y - knots2[j]) / (knots2[j2] - knots2[j]), 0.0), 1.0)
+    low = values[i, j] * (1.0 - fy) + values[i, j2] * fy
+    high = values[i2, j] * (1.0 - fy) + values[i2, j2] * fy
+    return pairs * (low * (1.0 - fx) + high * fx), pairs
+
+
+@jit
+def lane_line(state: State, table: Table, l: int, k: int) -> tuple[float, float, int]:
+    """The planned step of lane ``l``, ``k`` steps on, host and transfers included."""
+    lane = state.lanes[l]
+    value, slope, room = 0.0, 0.0, FAR
+    d = 0
+    if lane.decodes > 0:
+        d = lane.decoding
+        value, slope, room = decode_line(state, table, l, k)
+    rows = d + lane.rows
+    mixed = 1 if lane.chunks > 0 else 0
+    value += table.tokens_s[mixed, min(lane.tokens, table.tokens_s.shape[1] - 1)]
+    value += table.rows_s[min(rows, table.rows_s.size - 1)] + lane.prefill_s + mixed * table.host[5]
+    value, slope, room = upper(value, slope, room, table.host[0] + table.host[1] * d, 0.0, FAR)
+    host = table.host[2] + table.host[3] * rows + table.host[4] * lane.entering
+    return value + host + lane.extra_s, slope, room
+
+
+@jit
+def unit_line(state: State, table: Table, u: int, k: int) -> tuple[float, float, int]:
+    """The same of a unit: its slowest lane; idle ones run along."""
+    first = u * table.lanes_per_unit
+    value, slope, room = 0.0, 0.0, FAR
+    for l in range(first, first + table.lanes_per_unit):
+        if state.lanes[l].tokens > 0:
+            v, s, r = lane_line(state, table, l, k)
+            value, slope, room = upper(value, slope, room, v, s, r)
+    return value, slope, room
+
+
+@jit
+def walk(state: State, table: Table, u: int, steps: int, limit: float, record: bool) -> tuple[int, float]:
+    """Run ``steps`` planned steps of unit ``u``, or up to the first boundary at or after ``limit``.
+
+    -> steps, time of that boundary. With ``record``, gaps between tokens enter the histogram.
+    """
+    done, now = 0, state.units[u].start_s
+    while done < steps:
+        value, slope, room = unit_line(state, table, u, done)
+        n = min(room, steps - done)
+        end = now + n * value + slope * (0.5 * n * (n - 1))
+        stop = end >= limit
+        if stop:
+            n = _first_after(limit - now, value, slope, n)
+            end = now + n * value + slope * (0.5 * n * (n - 1))
+        if record:
+            _record(state, table, u, done, now, value, slope, n)
+        done += n
+        now = end
+        if stop:
+            break
+    return done, now
+
+
+@jit
+def _first_after(target: float, value: float, slope: float, most: int) -> int:
+    """Smallest n in [1, most] with ``n value + slope n (n - 1) / 2 >= target``."""
+    if slope == 0.0:
+        guess = target / value
+    else:
+        b = value - 0.5 * slope
+        guess = 2.0 * target / (b + math.sqrt(max(b * b + 2.0 * slope * target, 0.0)))
+    n = min(max(int(guess) + 1, 1), most)
+    while n > 1 and (n - 1) * value + slope * (0.5 * (n - 1) * (n - 2)) >= target:
+        n -= 1
+    while n < most and n * value + slope * (0.5 * n * (n - 1)) < target:
+        n += 1
+    return n
+
+
+@jit
+def _record(state: State, table: Table, u: int, done: int, now: float, value: float, slope: float, n: int) -> None:
+    """Gaps of ``n`` steps; in the first step of a span requests may have waited since different times."""
+    first = u * table.lanes_per_unit
+    count, since = 0, 0
+    for l in range(first, first + table.lanes_per_unit):
+        lane = state.lanes[l]
+        if lane.decodes == 0:
+            continue
+        count += lane.decoding
+        if done == 0:
+            since = 1
+            if lane.decoding > lane.fresh:
+                add_gaps(state, table, now + value - lane.last_s, lane.decoding - lane.fresh)
+            for i in range(lane.fresh):
+                add_gaps(state, table, now + value - state.requests[state.fresh[l, i]].last_s, 1)
+    if count == 0:
+        return
+    k = since
+    while k < n:
+        gap = value + slope * k
+        bin = gap_bin(state, table, gap)
+        same = n - k
+        if slope > 0.0 and bin < table.itl_edges.size:
+            same = min(same, max(1, int(math.ceil((table.itl_edges[bin] - gap) / slope))))
+        elif slope < 0.0:
+            same = 1
+        state.itl_counts[bin] += same * count
+        k += same
+
+
+@jit
+def gap_bin(state: State, table: Table, gap: float) -> int:
+    """Number of edges at or below ``gap``; most gaps are in the bin of the one before."""
+    edges = table.itl_edges
+    bin = state.engine[0].bin
+    if not ((bin == 0 or edges[bin - 1] <= gap) and (bin == edges.size or gap < edges[bin])):
+        bin = int(np.searchsorted(edges, gap, side="right"))
+        state.engine[0].bin = bin
+    return bin
+
+
+@jit
+def add_gaps(state: State, table: Table, gap: float, count: int) -> None:
+    """``count`` gaps between tokens of ``gap`` seconds."""
+    state.itl_counts[gap_bin(state, table, gap)] += count
