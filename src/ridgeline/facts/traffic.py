@@ -205,6 +205,24 @@ class Sessions(Spec):
         return f"{turns}, {self.gap_s:g} s apart" if self.gap_s else turns
 
 
+class Slo(Spec):
+    """Limits that a request has to keep to count as good; None = no such limit."""
+
+    ttft_s: Positive | None = None
+    tpot_s: Positive | None = None
+    e2e_s: Positive | None = None
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Slo:
+        if self.ttft_s is None and self.tpot_s is None and self.e2e_s is None:
+            raise ValueError("no limit; give ttft_s, tpot_s or e2e_s")
+        return self
+
+    def __str__(self) -> str:
+        limits = (("TTFT", self.ttft_s), ("TPOT", self.tpot_s), ("end to end", self.e2e_s))
+        return ", ".join(f"{name} {value:g} s" for name, value in limits if value is not None)
+
+
 class Traffic(Spec):
     """One synthetic workload; the same value makes the same requests."""
 

@@ -1,4 +1,4 @@
-"""F5: Prediction: the numbers a training plan is judged by."""
+"""Prediction: the numbers a training plan is judged by."""
 
 from __future__ import annotations
 
