@@ -1,0 +1,423 @@
+"""Serving search: every service of a space in closed form at every load, and the plans that no other beats.
+
+Two passes: all engines, layouts, formats and speculations with the engine's own chunk and cache; then other chunk
+sizes and caches for those that came near the front or near the cheapest plan within the target.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ridgeline.explore import serving_pools as pools
+from ridgeline.explore.serving_plan import Load, ServingPlan, Target
+from ridgeline.explore.serving_space import ServingSpace
+from ridgeline.facts.architecture import Architecture
+from ridgeline.facts.chip import Chip, Cluster
+from ridgeline.facts.serving import Layout, Precision, Service
+from ridgeline.graph.serving.memory import Memory, memory
+from ridgeline.sim.serving.build import step_table
+from ridgeline.sim.serving.steady import Steady, closed_loop
+from ridgeline.sim.serving.table import StepTable
+
+#: A service whose best point has this share of the yield of the front is looked at with other chunks and caches.
+NEAR = 0.95
+#: Without a target: tokens a second that a reader follows.
+READING = 20.0
+#: Prefill engines that are combined with every decode engine of the same software and formats.
+PREFILLS = 4
+#: Chips that engines may take where the number of chips is open: two scale-up domains, at least and at most so many.
+OPEN_CHIPS = (16, 64)
+_FIXED_POINT = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """A service that does not fit: what the cache of one request needs beyond what is left [B of one chip]."""
+
+    service: Service
+    lacking_bytes: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServingSearch:
+    """All plans in the order of their `ServingPlan.key`, the front, and the best within the target by its means.
+
+    ``best`` is None where no plan keeps the target; ``nearest`` then comes closest. ``lack``: the service that lacks
+    least memory, of those that do not fit.
+    """
+
+    plans: tuple[ServingPlan, ...]
+    front: tuple[ServingPlan, ...]
+    ranked: tuple[ServingPlan, ...]  # within the target, cheapest first, one of each service
+    nearest: ServingPlan
+    considered: int
+    fit: int
+    lack: Lack | None
+
+    @property
+    def best(self) -> ServingPlan | None:
+        return self.ranked[0] if self.ranked else None
+
+
+class NothingFits(ValueError):
+    """No service of the space fits in the memory of its chips; ``lack`` is the nearest, None where none is legal."""
+
+    def __init__(self, message: str, lack: Lack | None) -> None:
+        super().__init__(message)
+        self.lack = lack
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a search has gathered."""
+
+    plans: list[ServingPlan] = field(default_factory=list)
+    tables: list[tuple[Service, StepTable]] = field(default_factory=list)
+    considered: int = 0
+    lack: Lack | None = None
+
+
+def search(
+    architecture: Architecture,
+    chip: Chip,
+    cluster: Cluster,
+    chips: int | None,
+    load: Load,
+    target: Target | None = None,
+    space: ServingSpace | None = None,
+    *,
+    pools_apart: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> ServingSearch:
+    """Evaluate every plan of ``space`` for ``load`` on ``chips`` chips.
+
+    ``chips`` None with ``load.rate``: as many replicas of each service as the rate needs. ``pools_apart`` also
+    divides prefill from decode engines. ``progress`` is told the number of new plans.
+
+    Raises:
+        NothingFits: no service is legal, or none fits.
+        ValueError: neither chips nor a rate.
+    """
+    if chips is None and load.rate is None:
+        raise ValueError("chips: missing; without them a rate must say how many are needed")
+    chosen, wanted, found = space or ServingSpace(), target or Target(), _Found()
+    room = chips or int(np.clip(2 * (cluster.tiers[0].size or OPEN_CHIPS[0]), *OPEN_CHIPS))
+    for base in chosen.bases(architecture, chip, cluster):
+        _add(found, chosen.services(base, room), chips, load, wanted, progress)
+    if not found.plans:
+        raise NothingFits(_nothing(found, architecture, room), found.lack)
+    near = _near(found.plans, wanted)
+    _add(found, (v for one in near for v in chosen.variants(one)), chips, load, wanted, progress)
+    if pools_apart and chips is not None:
+        plans = _apart(found.tables, chips, load, wanted)
+        found.plans += plans
+        if progress:
+            progress(len(plans))
+    plans = tuple(sorted(found.plans, key=lambda plan: plan.key))
+    return ServingSearch(
+        plans=plans,
+        front=tuple(front(plans)),
+        ranked=tuple(_ranked(plans, load, wanted)),
+        nearest=min(plans, key=lambda plan: (_miss(plan, wanted), plan.key)),
+        considered=found.considered,
+        fit=len(found.tables),
+        lack=found.lack,
+    )
+
+
+def lacking_bytes(found: Memory, tokens: float) -> float:
+    """What one chip lacks to hold the cache of one request of ``tokens`` tokens [B]; at most 0 where it fits."""
+    return found.request_kv(tokens) - found.kv
+
+
+def table_of(service: Service, load: Load) -> StepTable:
+    """The step times for requests of this length."""
+    longest = int(2 ** math.ceil(math.log2(max(load.isl + load.osl, 2048.0))))
+    return step_table(service, longest)
+
+
+def _add(
+    found: _Found,
+    services: Iterable[Service],
+    chips: int | None,
+    load: Load,
+    target: Target,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Evaluate services and keep their plans."""
+    for one in services:
+        found.considered += 1
+        lacking = lacking_bytes(memory(one), load.isl + load.osl)
+        if lacking > 0.0:
+            if found.lack is None or lacking < found.lack.lacking_bytes:
+                found.lack = Lack(one, lacking)
+            continue
+        table = table_of(one, load)
+        found.tables.append((one, table))
+        plans = list(_plans(one, table, chips, load, target))
+        found.plans += plans
+        if progress:
+            progress(len(plans))
+
+
+def _plans(
+    one: Service, table: StepTable, chips: int | None, load: Load, target: Target
+) -> Iterator[ServingPlan]:
+    """One service at the loads that are asked for."""
+    if chips is None:
+        assert load.rate is not None
+        plan = _enough(one, table, load, load.rate, target)
+        if plan is not None:
+            yield plan
+        return
+    replicas = chips // one.layout.chips
+    if load.rate is not None:
+        steady = at_rate(table, load, load.rate / replicas)
+        if steady is not None:
+            yield _plan(one, replicas, chips, steady, rate=load.rate, osl=load.osl)
+    elif load.users is not None:
+        if load.users >= replicas:  # an engine without users is no plan
+            steady = closed_loop(table, load.isl, load.osl, load.users / replicas)
+            yield _plan(one, replicas, chips, steady, osl=load.osl)
+    else:
+        for users in batches(table, load):
+            yield _plan(
+                one, replicas, chips, closed_loop(table, load.isl, load.osl, users), osl=load.osl
+            )
+
+
+def batches(table: StepTable, load: Load) -> list[float]:
+    """Users of one engine: powers of two up to what its cache and its limits hold, and that number itself."""
+    most = capacity(table, load)
+    found = [float(2**i) for i in range(24) if 2**i <= most]
+    if most > 1.2 * found[-1]:
+        found.append(float(math.floor(most)))
+    return found
+
+
+def capacity(table: StepTable, load: Load) -> float:
+    """Requests that one engine can run at a time, over all lanes; at least 1."""
+    held = table.num_blocks * table.block_size / (load.isl + load.osl / 2.0) / table.stages
+    return max(1.0, min(float(table.max_seqs), held) * table.ranks * table.stages)
+
+
+def at_rate(table: StepTable, load: Load, rate: float) -> Steady | None:
+    """Means of one engine that gets ``rate`` requests a second; None where it cannot keep up.
+
+    Little's law: ``users = rate x life(users)``, solved from an empty engine upwards.
+    """
+    most, users = capacity(table, load), 1e-3
+    for _ in range(_FIXED_POINT):
+        steady = closed_loop(table, load.isl, load.osl, max(users, 1.0))
+        needed = rate * (steady.ttft_s + steady.tpot_s * (load.osl - 1.0))
+        if needed > most:
+            return None
+        if abs(needed - users) <= 1e-3 * users:
+            break
+        users = needed
+    return closed_loop(table, load.isl, load.osl, max(users, 1.0))
+
+
+def _enough(one: Service, table: StepTable, load: Load, rate: float, target: Target) -> ServingPlan | None:
+    """So many replicas as the rate needs, each as busy as the target allows."""
+    held: list[Steady] = []
+    for users in batches(table, load):
+        steady = closed_loop(table, load.isl, load.osl, users)
+        if target.met(steady.ttft_s, steady.tpot_s) and (target.given or steady.tpot_s <= 1.0 / READING):
+            held.append(steady)
+    if not held:
+        return None
+    best = max(steady.output_tokens_per_s for steady in held) / load.osl
+    replicas = math.ceil(rate / best)
+    steady_at = at_rate(table, load, rate / replicas)
+    if steady_at is None:
+        return None
+    return _plan(one, replicas, replicas * one.layout.chips, steady_at, rate=rate, osl=load.osl)
+
+
+def _plan(
+    one: Service, replicas: int, chips: int, steady: Steady, *, osl: float, rate: float | None = None
+) -> ServingPlan:
+    tokens = steady.output_tokens_per_s * replicas if rate is None else rate * osl
+    return ServingPlan(
+        service=one,
+        replicas=replicas,
+        chips=chips,
+        users=(steady.running + steady.waiting) * replicas,
+        steady=steady,
+        ttft_s=steady.ttft_s,
+        tpot_s=steady.tpot_s,
+        requests_per_s=tokens / osl,
+        output_tokens_per_s=tokens,
+    )
+
+
+def _apart(
+    tables: Sequence[tuple[Service, StepTable]], chips: int, load: Load, target: Target
+) -> list[ServingPlan]:
+    """Prefill and decode pools of one engine's software and formats."""
+    groups: dict[tuple[str, Precision], list[tuple[Service, StepTable]]] = {}
+    for one, table in tables:
+        groups.setdefault((one.engine.name, one.precision), []).append((one, table))
+    plans = []
+    for members in groups.values():
+        prefills = _prefills(members, load)
+        for one, table in members:
+            if one.limits.max_batched_tokens not in (None, one.engine.max_batched_tokens):
+                continue  # a decode engine's chunk size is without effect
+            for users in batches(table, load):
+                steady = pools.decode_alone(table, load.isl, load.osl, users)
+                if steady is None:
+                    continue
+                for made in (_pair(one, steady, *rest, chips, load) for rest in prefills):
+                    if made is not None:
+                        plans.append(made)
+    return list(_thinned(plans, target))
+
+
+def _prefills(
+    members: Sequence[tuple[Service, StepTable]], load: Load
+) -> list[tuple[Service, pools.PrefillRate, float]]:
+    """The prefill engines that no other beats in time and in prompts a chip, best yield first."""
+    rated = []
+    for one, table in members:
+        if one.speculation.method == "none":
+            rated.append((one, pools.prefill_rate(table, load.isl), pools.transfer_s(one, table, load.isl)))
+    rated.sort(key=lambda item: (-item[1].requests_per_s / item[0].layout.chips, item[1].took_s))
+    kept: list[tuple[Service, pools.PrefillRate, float]] = []
+    for item in rated:
+        if not kept or item[1].took_s < 0.95 * kept[-1][1].took_s:
+            kept.append(item)
+    return kept[:PREFILLS]
+
+
+def _pair(
+    one: Service,
+    steady: Steady,
+    prefill: Service,
+    rate: pools.PrefillRate,
+    sent_s: float,
+    chips: int,
+    load: Load,
+) -> ServingPlan | None:
+    """The balanced pair of pools; None where the chips do not hold both, or the load asked for is another."""
+    each = steady.output_tokens_per_s / load.osl
+    prefills, decodes, served = pools.divide(
+        chips, prefill.layout.chips, one.layout.chips, rate.requests_per_s, each
+    )
+    if not served:
+        return None
+    if load.rate is not None and not 0.5 * served <= load.rate <= served:
+        return None
+    users = steady.running * decodes * served / (each * decodes)
+    if load.users is not None and not 0.7 <= users / load.users <= 1.4:
+        return None
+    served = load.rate or served
+    busy = served / (prefills * rate.requests_per_s)
+    ttft = rate.ttft_s(min(busy, pools.BUSY), prefills) + sent_s
+    return ServingPlan(
+        service=one,
+        replicas=decodes,
+        chips=chips,
+        users=users,
+        steady=steady,
+        ttft_s=ttft,
+        tpot_s=steady.tpot_s,
+        requests_per_s=served,
+        output_tokens_per_s=served * load.osl,
+        prefill=prefill,
+        prefill_replicas=prefills,
+        transfer_s=sent_s,
+    )
+
+
+def _thinned(plans: list[ServingPlan], target: Target) -> Iterator[ServingPlan]:
+    """The pairs that no other pair beats, with and without the target: there are thousands of hopeless ones."""
+    kept: dict[int, ServingPlan] = {id(plan): plan for plan in front(plans)}
+    if target.given:
+        within = [plan for plan in plans if target.met(plan.ttft_s, plan.tpot_s)]
+        kept |= {id(plan): plan for plan in front(within)}
+    yield from kept.values()
+
+
+def front(plans: Sequence[ServingPlan]) -> list[ServingPlan]:
+    """Plans that no other beats in tokens/s of a user and tokens/s of a chip, the fastest for a user first."""
+    ordered = sorted(plans, key=lambda p: (-p.tokens_per_s_user, -p.tokens_per_s_chip, p.key))
+    kept: list[ServingPlan] = []
+    most = 0.0
+    for plan in ordered:
+        if plan.tokens_per_s_chip > most * (1.0 + 1e-9):
+            kept.append(plan)
+            most = plan.tokens_per_s_chip
+    return kept
+
+
+def _ranked(plans: Sequence[ServingPlan], load: Load, target: Target) -> list[ServingPlan]:
+    """Plans within the target, cheapest first; each service once, at its best load.
+
+    Where the load is given all plans of so many chips cost the same and the shortest answer wins. Without target and
+    load a plan must be as fast as a reader, if one is.
+    """
+    within = [plan for plan in plans if target.met(plan.ttft_s, plan.tpot_s)]
+    if not target.given and load.users is None and load.rate is None:
+        readable = [plan for plan in within if plan.tokens_per_s_user >= READING]
+        within = readable or within
+
+    def order(plan: ServingPlan) -> tuple[object, ...]:
+        life = plan.ttft_s + plan.tpot_s * (load.osl - 1.0)
+        if load.rate is not None:
+            return (plan.chips, life, plan.key)
+        return (-plan.tokens_per_s_chip, life, plan.key)
+
+    kept: dict[tuple[int, int, int], ServingPlan] = {}
+    for plan in sorted(within, key=order):
+        kept.setdefault((id(plan.service), id(plan.prefill), plan.prefill_replicas), plan)
+    return list(kept.values())
+
+
+def _near(plans: Sequence[ServingPlan], target: Target) -> list[Service]:
+    """Services of the first pass with a point near the front, or near the cheapest plan within the target."""
+    chosen: dict[int, Service] = {}
+    groups = [plans]
+    if target.given:
+        groups.append([plan for plan in plans if target.met(plan.ttft_s, plan.tpot_s)])
+    for group in groups:
+        edge = front(group)
+        speeds = np.array([-plan.tokens_per_s_user for plan in edge])
+        for plan in group:
+            # yield of the front at this speed: its slowest plan that is still as fast
+            at = int(np.searchsorted(speeds, -plan.tokens_per_s_user, side="right")) - 1
+            if at < 0 or plan.tokens_per_s_chip >= NEAR * edge[at].tokens_per_s_chip:
+                chosen.setdefault(id(plan.service), plan.service)
+    return sorted(chosen.values(), key=lambda one: (one.engine.name, str(one.precision), str(one.layout)))
+
+
+def _miss(plan: ServingPlan, target: Target) -> float:
+    """How many times beyond the target a plan is, at its worse latency."""
+    shares = [1.0]
+    if target.ttft_s is not None:
+        shares.append(plan.ttft_s / target.ttft_s)
+    if target.tpot_s is not None:
+        shares.append(plan.tpot_s / target.tpot_s)
+    return max(shares)
+
+
+def _nothing(found: _Found, architecture: Architecture, chips: int) -> str:
+    if found.lack is None and found.considered == 0:
+        return f"no legal layout for {architecture.name} on {chips} chips"
+    if found.lack is None:
+        return f"{architecture.name} cannot keep up with this load on {chips} chips"
+    one, lacking = found.lack.service, found.lack.lacking_bytes
+    return (
+        f"{architecture.name} does not fit on {chips} x {one.chip.name}: {_words(one)} needs "
+        f"{lacking / 1e9:.1f} GB more on each chip"
+    )
+
+
+def _words(one: Service) -> str:
+    layout: Layout = one.layout
+    return f"{layout} in {one.precision.linear} under {one.engine.name}"
