@@ -15,9 +15,18 @@ from __future__ import annotations
 
 import math
 
-from ridgeline.sim.serving.jit import jit
+from ridgeline.sim.serving.jit import floats, hash_starts, ints, jit, lanes, requests
 from ridgeline.sim.serving.kv import admit, available, blocks_of, match, release, take
-from ridgeline.sim.serving.queues import append, head, join_decodes, leave_decodes, prepend, recount, unlink
+from ridgeline.sim.serving.queues import (
+    append,
+    first_running,
+    head,
+    join_decodes,
+    leave_decodes,
+    prepend,
+    recount,
+    unlink,
+)
 from ridgeline.sim.serving.span import prefill_seconds
 from ridgeline.sim.serving.state import DECODE, NONE, PREFILL, PREFILL_FIRST, SWAP, WAITING, WHOLE, State, Table
 
@@ -29,8 +38,8 @@ NEW_TOKEN_RATIO = 0.098
 @jit
 def plan_lane(state: State, table: Table, l: int, now: float) -> None:
     """Choose what lane ``l`` runs from ``now`` on: chunks of prefills, and whether its decodes run."""
-    lane = state.lanes[l]
-    lane.chunks = lane.entering = lane.rows = lane.tokens = lane.decodes = lane.taken = 0
+    lane = lanes(state)[l]
+    lane.chunks = lane.entering = lane.rows = lane.tokens = lane.decodes = lane.taken = lane.closed = 0
     lane.pairs = lane.prefill_s = lane.extra_s = 0.0
     if table.schedule == PREFILL_FIRST:
         _enter(state, table, l, now, table.max_tokens, 0)
@@ -40,14 +49,16 @@ def plan_lane(state: State, table: Table, l: int, now: float) -> None:
     else:
         before = lane.running
         need = _make_room(state, table, l)
-        budget = table.max_tokens - lane.decoding * (1 + table.chances.size)
+        budget = table.max_tokens - lane.decoding * (1 + table.drafts)
         if lane.running == before:  # as vLLM: none enters in a step that preempted
             _enter(state, table, l, now, budget, need)
-        elif lane.partial != NONE:
-            _add_chunk(state, table, l, lane.partial, budget)
+        else:
+            lane.closed = 1
+            if lane.partial != NONE:
+                _add_chunk(state, table, l, lane.partial, budget)
     if lane.decoding > 0:
         lane.decodes = 1
-        lane.tokens += lane.decoding * (1 + table.chances.size)
+        lane.tokens += lane.decoding * (1 + table.drafts)
         lane.taken = decode_need(state, table, l)
         take(state, table, l, lane.taken)
 
@@ -55,10 +66,10 @@ def plan_lane(state: State, table: Table, l: int, now: float) -> None:
 @jit
 def decode_need(state: State, table: Table, l: int) -> int:
     """Blocks that the decodes of lane ``l`` take for their next step."""
-    if table.chances.size:
+    if table.drafts:
         recount(state, table, l)
-        return state.lanes[l].need
-    return state.phases[l, state.lanes[l].counter % table.block_size]
+        return lanes(state)[l].need
+    return ints(state)[lanes(state)[l].phases_at + lanes(state)[l].counter % table.block_size]
 
 
 @jit
@@ -74,26 +85,26 @@ def _make_room(state: State, table: Table, l: int) -> int:
 @jit
 def _victim(state: State, table: Table, l: int) -> int:
     """The running request admitted last of those that matter least."""
-    last = state.queues[l, table.levels, 1]
+    last = ints(state)[lanes(state)[l].queues_at + 2 * table.levels + 1]
     if table.levels > 1:
         i = last
         while i != NONE:
-            if state.requests[i].level > state.requests[last].level:
+            if requests(state)[i].level > requests(state)[last].level:
                 last = i
-            i = state.requests[i].previous
+            i = requests(state)[i].previous
     return last
 
 
 @jit
 def _preempt(state: State, table: Table, l: int, i: int) -> None:
-    lane, request = state.lanes[l], state.requests[i]
+    lane, request = lanes(state)[l], requests(state)[i]
     swap = False
     if request.state == DECODE:
         leave_decodes(state, table, l, i)
         tokens = request.input + request.made - 1
         swap = table.preemption == SWAP
         if swap:
-            lane.extra_s += _swap_seconds(table, tokens)
+            lane.extra_s += _swap_seconds(state, table, tokens)
     else:
         tokens = request.computed
         lane.partial = NONE
@@ -109,38 +120,38 @@ def _preempt(state: State, table: Table, l: int, i: int) -> None:
 
 
 @jit
-def _swap_seconds(table: Table, tokens: int) -> float:
-    return tokens * table.kv_bytes / table.tier_bytes_per_s[0] + table.tier_latency_s[0]
+def _swap_seconds(state: State, table: Table, tokens: int) -> float:
+    return tokens * table.kv_bytes / floats(state)[table.tier_bytes_per_s] + floats(state)[table.tier_latency_s]
 
 
 @jit
 def _enter(state: State, table: Table, l: int, now: float, budget: int, need: int) -> None:
     """Continue the prefill under way, then admit waiting requests; ``need`` blocks stay for the decodes."""
-    lane = state.lanes[l]
+    lane = lanes(state)[l]
     if lane.partial != NONE:
         budget = _add_chunk(state, table, l, lane.partial, budget)
     while budget > 0 and lane.running < table.max_seqs:
         i = head(state, table, l)
         if i == NONE:
             return
-        request = state.requests[i]
+        request = requests(state)[i]
         if request.resumes:
-            if budget < 1 + table.chances.size:
+            if budget < 1 + table.drafts:
                 return
             tokens = request.input + request.made - 1
             whole = tokens + 1 if table.schedule != WHOLE else request.input + request.output - 1
             next_block = 0
-            if table.schedule != WHOLE and table.chances.size == 0:
+            if table.schedule != WHOLE and table.drafts == 0:
                 next_block = 1 if (tokens - _hashed_tokens(state, table, i)) % table.block_size == 0 else 0
                 whole = tokens
             if admit(state, table, l, i, whole, _reserve(state, table, l, i, need + next_block)) == NONE:
                 return
             need += next_block
-            lane.extra_s += 0.0 if request.preemptions == 0 else _swap_seconds(table, tokens)
+            lane.extra_s += 0.0 if request.preemptions == 0 else _swap_seconds(state, table, tokens)
             request.resumes = 0
             _start(state, table, l, i, now)
             join_decodes(state, table, l, i, request.last_s)
-            budget -= 1 + table.chances.size
+            budget -= 1 + table.drafts
             continue
         tokens = request.target
         if table.schedule == WHOLE:
@@ -163,13 +174,13 @@ def _enter(state: State, table: Table, l: int, now: float, budget: int, need: in
 def _hashed_tokens(state: State, table: Table, i: int) -> int:
     if table.block_tokens == 0:
         return 0
-    count = state.hash_starts[i + 1] - state.hash_starts[i]
-    return min(count, state.requests[i].input // table.block_tokens) * table.block_tokens
+    count = hash_starts(state)[i + 1] - hash_starts(state)[i]
+    return min(count, requests(state)[i].input // table.block_tokens) * table.block_tokens
 
 
 @jit
 def _start(state: State, table: Table, l: int, i: int, now: float) -> None:
-    lane, request = state.lanes[l], state.requests[i]
+    lane, request = lanes(state)[l], requests(state)[i]
     unlink(state, l, request.level, i)
     append(state, l, table.levels, i)
     lane.waiting -= 1
@@ -181,33 +192,54 @@ def _start(state: State, table: Table, l: int, i: int, now: float) -> None:
 @jit
 def _reserve(state: State, table: Table, l: int, i: int, need: int) -> int:
     """Blocks that must stay free beside those of the newcomer ``i``."""
-    lane = state.lanes[l]
+    lane = lanes(state)[l]
     if table.schedule != PREFILL_FIRST or lane.running == 0:
         return need
     left = 0
-    if table.chances.size == 0:
+    if table.drafts == 0:
         left = lane.ends - lane.decoding * lane.counter
         for c in range(lane.chunks):
-            j = state.chunks[l, c, 0]
-            left += state.requests[j].output - state.requests[j].made
+            j = ints(state)[lane.chunks_at + 2 * c]
+            left += requests(state)[j].output - requests(state)[j].made
     else:
-        j = state.queues[l, table.levels, 0]
+        j = first_running(state, table, l)
         while j != NONE:
-            left += state.requests[j].output - state.requests[j].made
-            j = state.requests[j].next
-    own = state.requests[i].output - state.requests[i].made
+            left += requests(state)[j].output - requests(state)[j].made
+            j = requests(state)[j].next
+    return _room_for(state, table, i, left)
+
+
+@jit
+def _room_for(state: State, table: Table, i: int, left: int) -> int:
+    own = requests(state)[i].output - requests(state)[i].made
     return blocks_of(own + int(NEW_TOKEN_RATIO * left), table.block_size)
+
+
+@jit
+def steps_until_room(state: State, table: Table, l: int, most: int) -> int:
+    """Decode steps until what is kept for running requests shrinks by a block, so that a waiting one may fit."""
+    lane = lanes(state)[l]
+    i = head(state, table, l)
+    if table.schedule != PREFILL_FIRST or i == NONE or lane.running >= table.max_seqs:
+        return most
+    left = lane.ends - lane.decoding * lane.counter
+    now = _room_for(state, table, i, left)
+    for k in range(1, most):
+        if _room_for(state, table, i, left - k * lane.decoding) < now:
+            return k
+    return most
 
 
 @jit
 def _add_chunk(state: State, table: Table, l: int, i: int, budget: int) -> int:
     """Prefill as much of request ``i`` as the budget allows -> what is left of it."""
-    lane, request = state.lanes[l], state.requests[i]
+    lane, request = lanes(state)[l], requests(state)[i]
     left = request.target - request.computed
     q = min(left, budget)
     if q <= 0:
         return budget
-    state.chunks[l, lane.chunks, 0], state.chunks[l, lane.chunks, 1] = i, q
+    at = lane.chunks_at + 2 * lane.chunks
+    ints(state)[at], ints(state)[at + 1] = i, q
     lane.chunks += 1
     lane.tokens += q
     if q == left:
@@ -215,7 +247,7 @@ def _add_chunk(state: State, table: Table, l: int, i: int, budget: int) -> int:
         lane.partial = NONE
     else:
         lane.partial = i
-    seconds, pairs = prefill_seconds(table, q, request.computed + q)
+    seconds, pairs = prefill_seconds(floats(state), table, q, request.computed + q)
     lane.prefill_s += seconds
     lane.pairs += pairs
     return budget - q

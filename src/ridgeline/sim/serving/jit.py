@@ -1,4 +1,8 @@
-"""Numba, imported only by modules that run a simulation, with types that a checker can read."""
+"""Numba, imported only by modules that run a simulation, with types that a checker can read.
+
+Compiled functions take a state and a table as one pointer each. Passing the arrays themselves (a dozen, of seven
+numbers each, at every call) made the loop several times slower to compile and to run.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from numba import njit  # type: ignore[import-untyped, unused-ignore]
+import numpy as np
+from numba import from_dtype, njit, types
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
+
+from ridgeline.sim.serving.state import ENGINE, ENTRY, LANE, REQUEST, UNIT, Records, State
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -34,3 +43,42 @@ def source_stamp() -> int:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         stamp = zlib.crc32(path.read_bytes(), stamp)
     return stamp
+
+
+def _view(field: str, dtype: Any) -> Any:
+    """A compiled function from a state to the array whose address is in its ``field``; its length is not known."""
+    array = types.Array(from_dtype(np.dtype(dtype)), 1, "C")
+
+    @intrinsic
+    def view(typing: Any, state: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            made = make_array(array)(context, builder)
+            word = context.get_value_type(types.int64)
+            first = builder.bitcast(args[0], context.get_value_type(types.voidptr))
+            at = builder.gep(first, [word(state.offset(field))])
+            address = builder.load(builder.bitcast(at, word.as_pointer()))
+            size = context.get_constant(types.intp, np.dtype(dtype).itemsize)
+            populate_array(
+                made,
+                data=builder.inttoptr(address, made.data.type),
+                shape=[context.get_constant(types.intp, 1 << 40)],
+                strides=[size],
+                itemsize=size,
+                meminfo=None,
+            )
+            return made._getvalue()
+
+        return array(state), generate
+
+    return view
+
+
+requests: Callable[[State], Records] = _view("requests", REQUEST)
+lanes: Callable[[State], Records] = _view("lanes", LANE)
+units: Callable[[State], Records] = _view("units", UNIT)
+engines: Callable[[State], Records] = _view("engine", ENGINE)
+entries: Callable[[State], Records] = _view("entries", ENTRY)
+ints: Callable[[State], Records] = _view("ints", np.int64)
+floats: Callable[[State], Records] = _view("floats", np.float64)
+hashes: Callable[[State], Records] = _view("hashes", np.int64)
+hash_starts: Callable[[State], Records] = _view("hash_starts", np.int64)

@@ -7,7 +7,7 @@ moves to the next lower tier, or is forgotten.
 
 from __future__ import annotations
 
-from ridgeline.sim.serving.jit import jit
+from ridgeline.sim.serving.jit import entries, floats, hash_starts, hashes, ints, jit, lanes, requests
 from ridgeline.sim.serving.state import NONE, State, Table
 
 OLDEST, NEWEST, COUNT, CAPACITY = range(4)
@@ -21,93 +21,98 @@ def blocks_of(tokens: int, block_size: int) -> int:
 @jit
 def available(state: State, table: Table, l: int) -> int:
     """Blocks that are free or would be if unused prefixes were dropped."""
-    return state.lanes[l].free + state.lru[l, 0, COUNT] * table.hash_blocks
+    return lanes(state)[l].free + ints(state)[lanes(state)[l].lru_at + COUNT] * table.hash_blocks
 
 
 @jit
 def take(state: State, table: Table, l: int, blocks: int) -> None:
     """Take ``blocks`` that are `available`, dropping the oldest unused prefixes."""
-    lane = state.lanes[l]
+    lane = lanes(state)[l]
     while lane.free < blocks:
-        _demote(state, l, state.lru[l, 0, OLDEST], 0)
+        _demote(state, table, l, ints(state)[lane.lru_at + OLDEST], 0)
         lane.free += table.hash_blocks
     lane.free -= blocks
 
 
 @jit
-def find(state: State, l: int, hash: int) -> int:
+def find(state: State, table: Table, l: int, hash: int) -> int:
     """Entry of a hash, or NONE."""
-    e = state.buckets[l, _bucket(state, hash)]
-    while e != NONE and state.entries[l, e].hash != hash:
-        e = state.entries[l, e].chain
+    first = lanes(state)[l].entries_at
+    e = ints(state)[lanes(state)[l].buckets_at + _bucket(table, hash)]
+    while e != NONE and entries(state)[first + e].hash != hash:
+        e = entries(state)[first + e].chain
     return e
 
 
 @jit
-def _bucket(state: State, hash: int) -> int:
+def _bucket(table: Table, hash: int) -> int:
     mixed = hash * 0x1E3779B97F4A7C15
-    return (mixed ^ (mixed >> 29)) & (state.buckets.shape[1] - 1)
+    return (mixed ^ (mixed >> 29)) & (table.buckets - 1)
 
 
 @jit
 def _push(state: State, l: int, e: int, tier: int) -> None:
     """Entry ``e`` becomes the most recently used of a tier."""
-    entry, lru = state.entries[l, e], state.lru[l, tier]
-    entry.tier = tier
-    entry.older, entry.newer = lru[NEWEST], NONE
-    if lru[NEWEST] != NONE:
-        state.entries[l, lru[NEWEST]].newer = e
+    first, lru = lanes(state)[l].entries_at, lanes(state)[l].lru_at + 4 * tier
+    entry, newest = entries(state)[first + e], ints(state)[lru + NEWEST]
+    entry.tier, entry.older, entry.newer = tier, newest, NONE
+    if newest != NONE:
+        entries(state)[first + newest].newer = e
     else:
-        lru[OLDEST] = e
-    lru[NEWEST] = e
-    lru[COUNT] += 1
+        ints(state)[lru + OLDEST] = e
+    ints(state)[lru + NEWEST] = e
+    ints(state)[lru + COUNT] += 1
 
 
 @jit
 def _unlink(state: State, l: int, e: int) -> None:
-    entry = state.entries[l, e]
-    lru = state.lru[l, entry.tier]
+    first = lanes(state)[l].entries_at
+    entry = entries(state)[first + e]
+    lru = lanes(state)[l].lru_at + 4 * entry.tier
     if entry.older != NONE:
-        state.entries[l, entry.older].newer = entry.newer
+        entries(state)[first + entry.older].newer = entry.newer
     else:
-        lru[OLDEST] = entry.newer
+        ints(state)[lru + OLDEST] = entry.newer
     if entry.newer != NONE:
-        state.entries[l, entry.newer].older = entry.older
+        entries(state)[first + entry.newer].older = entry.older
     else:
-        lru[NEWEST] = entry.older
-    lru[COUNT] -= 1
+        ints(state)[lru + NEWEST] = entry.older
+    ints(state)[lru + COUNT] -= 1
 
 
 @jit
-def _demote(state: State, l: int, e: int, tier: int) -> None:
+def _demote(state: State, table: Table, l: int, e: int, tier: int) -> None:
     """Move an unused entry one tier down; full tiers pass their oldest on, the last forgets it."""
+    lru = lanes(state)[l].lru_at
     while True:
         _unlink(state, l, e)
         tier += 1
-        while tier < state.lru.shape[1] and state.lru[l, tier, CAPACITY] <= 0:
+        while tier < table.tiers + 1 and ints(state)[lru + 4 * tier + CAPACITY] <= 0:
             tier += 1
-        if tier >= state.lru.shape[1]:
-            _forget(state, l, e)
+        if tier >= table.tiers + 1:
+            _forget(state, table, l, e)
             return
         _push(state, l, e, tier)
-        if state.lru[l, tier, COUNT] <= state.lru[l, tier, CAPACITY]:
+        if ints(state)[lru + 4 * tier + COUNT] <= ints(state)[lru + 4 * tier + CAPACITY]:
             return
-        e = state.lru[l, tier, OLDEST]
+        e = ints(state)[lru + 4 * tier + OLDEST]
 
 
 @jit
-def _forget(state: State, l: int, e: int) -> None:
-    entry = state.entries[l, e]
-    b = _bucket(state, entry.hash)
-    if state.buckets[l, b] == e:
-        state.buckets[l, b] = entry.chain
+def _forget(state: State, table: Table, l: int, e: int) -> None:
+    lane = lanes(state)[l]
+    first = lane.entries_at
+    entry = entries(state)[first + e]
+    at = lane.buckets_at + _bucket(table, entry.hash)
+    if ints(state)[at] == e:
+        ints(state)[at] = entry.chain
     else:
-        before = state.buckets[l, b]
-        while state.entries[l, before].chain != e:
-            before = state.entries[l, before].chain
-        state.entries[l, before].chain = entry.chain
-    entry.chain = state.lanes[l].unused
-    state.lanes[l].unused = e
+        before = ints(state)[at]
+        while entries(state)[first + before].chain != e:
+            before = entries(state)[first + before].chain
+        entries(state)[first + before].chain = entry.chain
+    entry.chain = lane.unused
+    lane.unused = e
 
 
 @jit
@@ -116,18 +121,18 @@ def hashed_blocks(state: State, table: Table, i: int) -> int:
     if table.block_tokens == 0:
         return 0
     return min(
-        state.hash_starts[i + 1] - state.hash_starts[i], state.requests[i].input // table.block_tokens
+        hash_starts(state)[i + 1] - hash_starts(state)[i], requests(state)[i].input // table.block_tokens
     )
 
 
 @jit
 def match(state: State, table: Table, l: int, i: int) -> int:
     """Leading blocks of request ``i`` in any tier; never all of its tokens, since the last must be computed."""
-    start, hits = state.hash_starts[i] if table.block_tokens else 0, 0
+    start, hits = hash_starts(state)[i] if table.block_tokens else 0, 0
     most = hashed_blocks(state, table, i)
-    if most * table.block_tokens >= state.requests[i].target:
+    if most * table.block_tokens >= requests(state)[i].target:
         most -= 1
-    while hits < most and find(state, l, state.hashes[start + hits]) != NONE:
+    while hits < most and find(state, table, l, hashes(state)[start + hits]) != NONE:
         hits += 1
     return hits
 
@@ -138,36 +143,36 @@ def admit(state: State, table: Table, l: int, i: int, tokens: int, spare: int) -
 
     Blocks that lower tiers hold are brought up; the time is added to the planned step.
     """
-    request = state.requests[i]
+    request = requests(state)[i]
     count = hashed_blocks(state, table, i)
     own = blocks_of(tokens - count * table.block_tokens, table.block_size)
-    lane = state.lanes[l]
+    lane = lanes(state)[l]
     if count == 0:
         if own + spare > available(state, table, l):
             return NONE
         take(state, table, l, own)
         request.blocks, request.hashed = own, 0
         return 0
-    start = state.hash_starts[i]
+    start, first = hash_starts(state)[i], lane.entries_at
     new, unused, tier_blocks = 0, 0, 0
     for j in range(count):
-        e = find(state, l, state.hashes[start + j])
-        if e == NONE or state.entries[l, e].tier > 0:
+        e = find(state, table, l, hashes(state)[start + j])
+        if e == NONE or entries(state)[first + e].tier > 0:
             new += 1
-        elif state.entries[l, e].ref == 0:
+        elif entries(state)[first + e].ref == 0:
             unused += 1
     if own + new * table.hash_blocks + spare > available(state, table, l) - unused * table.hash_blocks:
         return NONE
     hits = match(state, table, l, i)
     for j in range(count):  # hold what is there first, so that making room does not drop it
-        e = find(state, l, state.hashes[start + j])
+        e = find(state, table, l, hashes(state)[start + j])
         if e != NONE:
-            entry = state.entries[l, e]
+            entry = entries(state)[first + e]
             if entry.tier > 0:
                 if j < hits:
-                    lane.extra_s += table.block_tokens * table.kv_bytes / table.tier_bytes_per_s[entry.tier - 1]
+                    lane.extra_s += table.block_tokens * table.kv_bytes / floats(state)[table.tier_bytes_per_s + entry.tier - 1]
                     if tier_blocks & (1 << entry.tier) == 0:
-                        lane.extra_s += table.tier_latency_s[entry.tier - 1]
+                        lane.extra_s += floats(state)[table.tier_latency_s + entry.tier - 1]
                         tier_blocks |= 1 << entry.tier
                 _unlink(state, l, e)
                 entry.tier = 0
@@ -178,14 +183,14 @@ def admit(state: State, table: Table, l: int, i: int, tokens: int, spare: int) -
                 entry.ref += 1
     take(state, table, l, own + new * table.hash_blocks)
     for j in range(count):
-        hash = state.hashes[start + j]
-        if find(state, l, hash) == NONE:
+        hash = hashes(state)[start + j]
+        if find(state, table, l, hash) == NONE:
             e = lane.unused
-            entry = state.entries[l, e]
+            entry = entries(state)[first + e]
             lane.unused = entry.chain
-            b = _bucket(state, hash)
-            entry.hash, entry.chain, entry.ref, entry.tier = hash, state.buckets[l, b], 1, 0
-            state.buckets[l, b] = e
+            at = lane.buckets_at + _bucket(table, hash)
+            entry.hash, entry.chain, entry.ref, entry.tier = hash, ints(state)[at], 1, 0
+            ints(state)[at] = e
     request.blocks, request.hashed = own, count
     return hits
 
@@ -193,17 +198,18 @@ def admit(state: State, table: Table, l: int, i: int, tokens: int, spare: int) -
 @jit
 def release(state: State, table: Table, l: int, i: int, computed: int) -> None:
     """Give back the blocks of request ``i``; shared ones stay findable where their tokens were computed."""
-    request = state.requests[i]
-    lane = state.lanes[l]
+    request = requests(state)[i]
+    lane = lanes(state)[l]
+    first = lane.entries_at
     lane.free += request.blocks
     for j in range(request.hashed - 1, -1, -1):  # the end of a prompt is older than its beginning
-        e = find(state, l, state.hashes[state.hash_starts[i] + j])
-        entry = state.entries[l, e]
+        e = find(state, table, l, hashes(state)[hash_starts(state)[i] + j])
+        entry = entries(state)[first + e]
         entry.ref -= 1
         if entry.ref == 0:
             if (j + 1) * table.block_tokens <= computed:
                 _push(state, l, e, 0)
             else:
-                _forget(state, l, e)
+                _forget(state, table, l, e)
                 lane.free += table.hash_blocks
     request.blocks, request.hashed = 0, 0

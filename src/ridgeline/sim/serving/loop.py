@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 
-from ridgeline.sim.serving.admission import decode_need, plan_lane
-from ridgeline.sim.serving.jit import jit, keep, source_stamp
+from ridgeline.sim.serving.admission import plan_lane, steps_until_room
+from ridgeline.sim.serving.jit import engines, floats, hash_starts, ints, jit, keep, lanes, requests, source_stamp, units
 from ridgeline.sim.serving.kv import COUNT, available, blocks_of, match, release, take
 from ridgeline.sim.serving.queues import (
     append,
+    first_running,
     join_decodes,
     leave_decodes,
     missing_blocks,
@@ -49,7 +50,7 @@ def plan_unit(state: State, table: Table, u: int, now: float, limit: float) -> N
 
     ``limit`` is when the next request arrives, where there is one lane to take it: a span need not go further.
     """
-    unit = state.units[u]
+    unit = units(state)[u]
     first = u * table.lanes_per_unit
     if unit.leaving > 0:
         _let_go(state, table, u, now)
@@ -57,14 +58,14 @@ def plan_unit(state: State, table: Table, u: int, now: float, limit: float) -> N
     work, chunks, extra = False, False, False
     for l in range(first, first + table.lanes_per_unit):
         plan_lane(state, table, l, now)
-        lane = state.lanes[l]
+        lane = lanes(state)[l]
         work = work or lane.tokens > 0
         chunks = chunks or lane.chunks > 0
         extra = extra or lane.extra_s > 0.0
     if not work:
         unit.kind, unit.steps, unit.end_s, unit.cut_s = IDLE, 0, INFINITY, INFINITY
         return
-    if chunks or extra or table.chances.size:
+    if chunks or extra or table.drafts:
         unit.kind, unit.steps, unit.cut_s = STEP, 1, INFINITY
     else:
         if not takes_newcomers(state, table, first):
@@ -75,25 +76,28 @@ def plan_unit(state: State, table: Table, u: int, now: float, limit: float) -> N
 
 @jit
 def _span_steps(state: State, table: Table, u: int) -> int:
-    """Decode steps until a request ends, a context reaches a window, or a block is missing."""
+    """Decode steps until a request ends, a waiting one may fit, a context reaches a window, or a block is missing."""
     first = u * table.lanes_per_unit
     steps = table.max_span
     for l in range(first, first + table.lanes_per_unit):
-        lane = state.lanes[l]
+        lane = lanes(state)[l]
         if lane.decoding == 0:
             continue
-        steps = min(steps, (state.ends[l, 0] >> 32) - lane.counter)
-        for w in range(table.windows.size):
-            if state.below[l, w] > 0:
-                size, start = int(table.windows[w]) + 1, state.crossing_starts[w]
+        steps = min(steps, (ints(state)[lane.ends_at] >> 32) - lane.counter)
+        steps = 1 if lane.closed else steps_until_room(state, table, l, steps)
+        start = lane.crossings_at
+        for w in range(table.num_windows):
+            size = _ring(state, table, w)
+            if ints(state)[lane.below_at + w] > 0:
                 for k in range(1, min(steps, size)):
-                    if state.crossings[l, start + (lane.counter + k) % size] > 0:
+                    if ints(state)[start + (lane.counter + k) % size] > 0:
                         steps = k
                         break
+            start += size
         left = available(state, table, l)
         if table.schedule != WHOLE and left < (steps // table.block_size + 1) * lane.decoding:
             for k in range(1, steps):
-                left -= state.phases[l, (lane.counter + k) % table.block_size]
+                left -= ints(state)[lane.phases_at + (lane.counter + k) % table.block_size]
                 if left < 0:
                     steps = k
                     break
@@ -101,59 +105,69 @@ def _span_steps(state: State, table: Table, u: int) -> int:
 
 
 @jit
+def _ring(state: State, table: Table, w: int) -> int:
+    """Size of the ring of crossings of a window; none where a layer sees all."""
+    window = floats(state)[table.windows + w]
+    return 0 if math.isinf(window) else int(window) + 1
+
+
+@jit
 def finish_unit(state: State, table: Table, u: int) -> None:
     """The planned steps of unit ``u`` are over: hand out tokens, end requests, move prefills on."""
-    unit = state.units[u]
+    unit = units(state)[u]
     if unit.kind == WAKE:
         return
     now, steps = unit.end_s, unit.steps
     walk(state, table, u, steps, INFINITY, True)
     unit.busy_s += now - unit.start_s
     unit.made_steps += steps
-    engine = state.engine[0]
+    engine = engines(state)[0]
     engine.end_s = max(engine.end_s, now)
     first = u * table.lanes_per_unit
     decoding = 0
     for l in range(first, first + table.lanes_per_unit):
-        lane = state.lanes[l]
+        lane = lanes(state)[l]
         if lane.tokens == 0:
             continue
         d = lane.decoding if lane.decodes else 0
         decoding += d
-        joules = table.tokens_j[min(lane.tokens, table.tokens_j.size - 1)]
-        engine.energy_j += steps * joules + table.host[6] * lane.pairs
-        engine.energy_j += table.host[7] * (steps * lane.contexts + 0.5 * d * steps * (steps - 1)) if d else 0.0
+        joules = floats(state)[table.tokens_j + min(lane.tokens, table.tokens - 1)]
+        engine.energy_j += steps * joules + table.pair_j * lane.pairs
+        engine.energy_j += table.context_j * (steps * lane.contexts + 0.5 * d * steps * (steps - 1)) if d else 0.0
         if lane.decodes:
             lane.last_s, lane.fresh = now, 0
-            if table.chances.size:
+            if table.drafts:
                 _speculate(state, table, l, now)
             else:
                 _advance(state, table, l, steps, now)
         for c in range(lane.chunks):
-            _finish_chunk(state, table, l, state.chunks[l, c, 0], state.chunks[l, c, 1], now)
-    state.batch_steps[decoding] += steps
+            at = lane.chunks_at + 2 * c
+            _finish_chunk(state, table, l, ints(state)[at], ints(state)[at + 1], now)
+    ints(state)[table.batches + decoding] += steps
 
 
 @jit
 def _advance(state: State, table: Table, l: int, steps: int, now: float) -> None:
     """``steps`` decode steps of lane ``l`` are over."""
-    lane = state.lanes[l]
+    lane = lanes(state)[l]
     if table.schedule != WHOLE:
         need = (steps // table.block_size) * lane.decoding - lane.taken
         for k in range(steps % table.block_size):
-            need += state.phases[l, (lane.counter + k) % table.block_size]
+            need += ints(state)[lane.phases_at + (lane.counter + k) % table.block_size]
         take(state, table, l, need)
     lane.contexts += lane.decoding * steps
     lane.counter += steps
-    for w in range(table.windows.size):
-        if math.isinf(table.windows[w]):
-            continue
-        state.window_sums[l, w] += state.below[l, w] * steps
-        at = state.crossing_starts[w] + lane.counter % (int(table.windows[w]) + 1)
-        state.below[l, w] -= state.crossings[l, at]
-        state.crossings[l, at] = 0
-    while lane.heap > 0 and (state.ends[l, 0] >> 32) == lane.counter:
-        i = state.ends[l, 0] & ((1 << 32) - 1)
+    start = lane.crossings_at
+    for w in range(table.num_windows):
+        size = _ring(state, table, w)
+        if size > 0:
+            ints(state)[lane.sums_at + w] += ints(state)[lane.below_at + w] * steps
+            at = start + lane.counter % size
+            ints(state)[lane.below_at + w] -= ints(state)[at]
+            ints(state)[at] = 0
+        start += size
+    while lane.heap > 0 and (ints(state)[lane.ends_at] >> 32) == lane.counter:
+        i = ints(state)[lane.ends_at] & ((1 << 32) - 1)
         leave_decodes(state, table, l, i)
         end_running(state, table, l, i, DONE, now)
 
@@ -161,18 +175,18 @@ def _advance(state: State, table: Table, l: int, steps: int, now: float) -> None
 @jit
 def _speculate(state: State, table: Table, l: int, now: float) -> None:
     """One decode step with drafts: each request gets one token and as many drafts as hold."""
-    lane = state.lanes[l]
+    lane = lanes(state)[l]
     lane.counter += 1
-    i = state.queues[l, table.levels, 0]
+    i = first_running(state, table, l)
     while i != NONE:
-        request = state.requests[i]
+        request = requests(state)[i]
         after = request.next
         if request.state == DECODE:
             if table.schedule != WHOLE:
                 request.blocks += missing_blocks(state, table, i)
-            made = min(1 + accepted(table, i, request.made), request.output - request.made)
+            made = min(1 + accepted(state, table, i, request.made), request.output - request.made)
             request.made += made
-            state.itl_counts[0] += made - 1  # they come out together
+            ints(state)[table.gaps] += made - 1  # they come out together
             if request.made == request.output:
                 leave_decodes(state, table, l, i)
                 end_running(state, table, l, i, DONE, now)
@@ -180,7 +194,7 @@ def _speculate(state: State, table: Table, l: int, now: float) -> None:
 
 
 @jit
-def accepted(table: Table, i: int, made: int) -> int:
+def accepted(state: State, table: Table, i: int, made: int) -> int:
     """Drafts that hold in the step of request ``i`` after ``made`` tokens: a hash, whatever the batch does."""
     bits = (table.seed * 0x632BE59BD9B4E019) ^ (i * 0x1E3779B97F4A7C15) ^ (made * 0x3F58476D1CE4E5B9)
     for _ in range(2):
@@ -188,14 +202,14 @@ def accepted(table: Table, i: int, made: int) -> int:
         bits = (bits ^ ((bits >> 27) & 0x1FFFFFFFFF)) * 0x14D049BB133111EB
     chance = ((bits >> 11) & 0x1FFFFFFFFFFFFF) / 9007199254740992.0
     count = 0
-    while count < table.chances.size and chance < table.chances[count]:
+    while count < table.drafts and chance < floats(state)[table.chances + count]:
         count += 1
     return count
 
 
 @jit
 def _finish_chunk(state: State, table: Table, l: int, i: int, q: int, now: float) -> None:
-    request = state.requests[i]
+    request = requests(state)[i]
     request.computed += q
     if request.computed < request.target:
         return
@@ -216,7 +230,7 @@ def _finish_chunk(state: State, table: Table, l: int, i: int, q: int, now: float
 @jit
 def end_running(state: State, table: Table, l: int, i: int, status: int, now: float) -> None:
     """A running request that is not among the decoding any more leaves the lane."""
-    request, lane = state.requests[i], state.lanes[l]
+    request, lane = requests(state)[i], lanes(state)[l]
     unlink(state, l, table.levels, i)
     lane.running -= 1
     if lane.partial == i:
@@ -225,7 +239,7 @@ def end_running(state: State, table: Table, l: int, i: int, status: int, now: fl
     release(state, table, l, i, computed)
     if status == HANDED:
         request.state, request.resumes = NEW, 1
-        _log(state, i)
+        _log(state, table, i)
     else:
         close(state, table, i, status, now)
 
@@ -233,35 +247,35 @@ def end_running(state: State, table: Table, l: int, i: int, status: int, now: fl
 @jit
 def close(state: State, table: Table, i: int, status: int, now: float) -> None:
     """The request is over; in a closed loop its user sends the next one after thinking."""
-    request, engine = state.requests[i], state.engine[0]
+    request, engine = requests(state)[i], engines(state)[0]
     request.state, request.status, request.replica = ENDED, status, table.replica
     if status == DONE:
         request.finish_s = now
-    _log(state, i)
+    _log(state, table, i)
     if table.users > 0:
         following = table.users + engine.closed
         engine.closed += 1
-        if following < state.requests.size:
-            state.requests[following].sent_s = now + table.think_s
+        if following < state.num_requests:
+            requests(state)[following].sent_s = now + table.think_s
 
 
 @jit
-def _log(state: State, i: int) -> None:
-    engine = state.engine[0]
-    if engine.ended < state.log.size:
-        state.log[engine.ended] = i
+def _log(state: State, table: Table, i: int) -> None:
+    engine = engines(state)[0]
+    if engine.ended < table.num_log:
+        ints(state)[table.log + engine.ended] = i
         engine.ended += 1
 
 
 @jit
 def _let_go(state: State, table: Table, u: int, now: float) -> None:
     """Running requests whose users have gone leave at a boundary."""
-    state.units[u].leaving = 0
+    units(state)[u].leaving = 0
     first = u * table.lanes_per_unit
     for l in range(first, first + table.lanes_per_unit):
-        i = state.queues[l, table.levels, 0]
+        i = first_running(state, table, l)
         while i != NONE:
-            request = state.requests[i]
+            request = requests(state)[i]
             after = request.next
             if request.leaving != NONE:
                 if request.state == DECODE:
@@ -273,24 +287,24 @@ def _let_go(state: State, table: Table, u: int, now: float) -> None:
 @jit
 def drop(state: State, table: Table, i: int, status: int, now: float) -> None:
     """The user of request ``i`` gives up: out of the queue now, out of a running step at its end."""
-    request = state.requests[i]
+    request = requests(state)[i]
     if request.state == WAITING:
         l = request.lane
         unlink(state, l, request.level, i)
-        state.lanes[l].waiting -= 1
+        lanes(state)[l].waiting -= 1
         close(state, table, i, status, now)
         cut(state, table, l // table.lanes_per_unit, now)
     elif request.state in (PREFILL, DECODE):
         request.leaving = status
         u = request.lane // table.lanes_per_unit
-        state.units[u].leaving += 1
+        units(state)[u].leaving += 1
         cut(state, table, u, now)
 
 
 @jit
 def cut(state: State, table: Table, u: int, now: float) -> None:
     """Wake an idle unit; end a span at the first boundary at or after ``now``."""
-    unit = state.units[u]
+    unit = units(state)[u]
     if unit.kind == IDLE:
         unit.kind, unit.steps, unit.end_s = WAKE, 0, now
     elif unit.kind == SPAN and now < unit.cut_s:
@@ -301,17 +315,17 @@ def cut(state: State, table: Table, u: int, now: float) -> None:
 @jit
 def takes_newcomers(state: State, table: Table, l: int) -> bool:
     """Whether a request that arrives now could enter at the next boundary."""
-    lane = state.lanes[l]
+    lane = lanes(state)[l]
     return lane.running < table.max_seqs and (lane.waiting == 0 or table.levels > 1)
 
 
 @jit
 def fits(state: State, table: Table, i: int) -> bool:
     """Whether an empty lane can serve the request from its prompt to its last token."""
-    request = state.requests[i]
+    request = requests(state)[i]
     hashed = 0
     if table.block_tokens > 0:
-        count = state.hash_starts[i + 1] - state.hash_starts[i]
+        count = hash_starts(state)[i + 1] - hash_starts(state)[i]
         hashed = min(count, request.input // table.block_tokens)
     tokens = request.input + request.output - 1 - hashed * table.block_tokens
     if hashed * table.hash_blocks + blocks_of(tokens, table.block_size) > table.num_blocks:
@@ -322,53 +336,53 @@ def fits(state: State, table: Table, i: int) -> bool:
 @jit
 def deliver(state: State, table: Table, i: int, now: float) -> None:
     """Request ``i`` reaches the engine: it joins the queue of a lane."""
-    request, engine = state.requests[i], state.engine[0]
-    lanes = state.lanes.size
+    request, engine = requests(state)[i], engines(state)[0]
     l = 0
-    if lanes > 1:
+    if state.num_lanes > 1:
         if table.balance == 0:
-            for other in range(1, lanes):
+            for other in range(1, state.num_lanes):
                 if _load(state, other) < _load(state, l):
                     l = other
         else:
             l = engine.turn
-            engine.turn = (engine.turn + 1) % lanes
+            engine.turn = (engine.turn + 1) % state.num_lanes
     if takes_newcomers(state, table, l):
         cut(state, table, l // table.lanes_per_unit, now)
     if not fits(state, table, i):
         close(state, table, i, REFUSED, now)
         return
     append(state, l, request.level, i)
-    state.lanes[l].waiting += 1
+    lanes(state)[l].waiting += 1
     request.lane, request.state, request.replica = l, WAITING, table.replica
 
 
 @jit
 def _load(state: State, l: int) -> int:
-    return 4 * state.lanes[l].waiting + state.lanes[l].running
+    return 4 * lanes(state)[l].waiting + lanes(state)[l].running
 
 
 @jit
 def sample(state: State, table: Table, now: float) -> None:
     """Note the state at all sample times before ``now``; when full, keep every second and double the interval."""
-    engine = state.engine[0]
+    engine = engines(state)[0]
     if engine.samples * engine.sample_s >= now:
         return
     running, waiting, blocks = 0, 0, 0
-    for l in range(state.lanes.size):
-        lane = state.lanes[l]
+    for l in range(state.num_lanes):
+        lane = lanes(state)[l]
         running += lane.running
         waiting += lane.waiting
-        blocks += table.num_blocks - lane.free - state.lru[l, 0, COUNT] * table.hash_blocks
+        blocks += table.num_blocks - lane.free - ints(state)[lane.lru_at + COUNT] * table.hash_blocks
     while engine.samples * engine.sample_s < now:
-        if engine.samples == state.samples.shape[0]:
+        if engine.samples == table.num_samples:
             for k in range(engine.samples // 2):
-                state.samples[k] = state.samples[2 * k]
+                for j in range(3):
+                    ints(state)[table.samples + 3 * k + j] = ints(state)[table.samples + 6 * k + j]
             engine.samples //= 2
             engine.sample_s *= 2.0
             continue
-        at = engine.samples
-        state.samples[at, 0], state.samples[at, 1], state.samples[at, 2] = running, waiting, blocks
+        at = table.samples + 3 * engine.samples
+        ints(state)[at], ints(state)[at + 1], ints(state)[at + 2] = running, waiting, blocks
         engine.samples += 1
 
 
@@ -376,47 +390,47 @@ def sample(state: State, table: Table, now: float) -> None:
 def soonest(state: State) -> int:
     """The unit whose steps end first."""
     u = 0
-    for other in range(1, state.units.size):
-        if state.units[other].end_s < state.units[u].end_s:
+    for other in range(1, state.num_units):
+        if units(state)[other].end_s < units(state)[u].end_s:
             u = other
     return u
 
 
 @jit
-def _deadlines(state: State, i: int, timeout_s: float, cancel_s: float) -> None:
-    engine, sent = state.engine[0], state.requests[i].sent_s
+def _deadlines(state: State, table: Table, i: int, timeout_s: float, cancel_s: float) -> None:
+    engine, sent = engines(state)[0], requests(state)[i].sent_s
     if timeout_s < INFINITY:
-        push_deadline(state.deadlines, engine.deadlines, sent + timeout_s, 2.0 * i)
+        push_deadline(floats(state), table.deadlines, engine.deadlines, sent + timeout_s, 2.0 * i)
         engine.deadlines += 1
     if cancel_s < INFINITY:
-        push_deadline(state.deadlines, engine.deadlines, sent + cancel_s, 2.0 * i + 1.0)
+        push_deadline(floats(state), table.deadlines, engine.deadlines, sent + cancel_s, 2.0 * i + 1.0)
         engine.deadlines += 1
 
 
 @jit
-def _next_deadline(state: State) -> float:
+def _next_deadline(state: State, table: Table) -> float:
     """Time of the next deadline of a request that is still there."""
-    engine = state.engine[0]
+    engine = engines(state)[0]
     while engine.deadlines > 0:
-        what = int(state.deadlines[0, 1])
-        request = state.requests[what >> 1]
+        what = int(floats(state)[table.deadlines + 1])
+        request = requests(state)[what >> 1]
         if request.state != ENDED and (what & 1 or math.isnan(request.first_s)):
-            return state.deadlines[0, 0]
-        pop_deadline(state.deadlines, engine.deadlines)
+            return floats(state)[table.deadlines]
+        pop_deadline(floats(state), table.deadlines, engine.deadlines)
         engine.deadlines -= 1
     return INFINITY
 
 
 @jit
 def _run(state: State, table: Table, until: float) -> None:
-    engine = state.engine[0]
-    n = state.requests.size
-    single = state.lanes.size == 1
+    engine = engines(state)[0]
+    n = state.num_requests
+    single = state.num_lanes == 1
     while True:
         u = soonest(state)
-        end = state.units[u].end_s
-        arrival = state.requests[engine.next].sent_s if engine.next < n else INFINITY
-        deadline = _next_deadline(state) if engine.deadlines > 0 else INFINITY
+        end = units(state)[u].end_s
+        arrival = requests(state)[engine.next].sent_s if engine.next < n else INFINITY
+        deadline = _next_deadline(state, table) if engine.deadlines > 0 else INFINITY
         now = min(end, arrival, deadline)
         if now == INFINITY or now > until:
             return
@@ -424,20 +438,20 @@ def _run(state: State, table: Table, until: float) -> None:
         if arrival <= now:
             i = engine.next
             engine.next += 1
-            if state.deadlines.shape[0] > 0:
-                cancel = state.cancel_s[i] if state.cancel_s.size else INFINITY
-                _deadlines(state, i, table.timeout_s, cancel)
+            if table.num_deadlines > 0:
+                cancel = floats(state)[table.cancel_s + i] if table.has_cancel else INFINITY
+                _deadlines(state, table, i, table.timeout_s, cancel)
             deliver(state, table, i, now)
         elif deadline <= now:
-            what = int(state.deadlines[0, 1])
-            pop_deadline(state.deadlines, engine.deadlines)
+            what = int(floats(state)[table.deadlines + 1])
+            pop_deadline(floats(state), table.deadlines, engine.deadlines)
             engine.deadlines -= 1
             drop(state, table, what >> 1, CANCELLED if what & 1 else TIMED_OUT, now)
         else:
             finish_unit(state, table, u)
             limit = INFINITY
             if single and engine.next < n:  # a boundary after the next arrival is all that is needed
-                limit = state.requests[engine.next].sent_s
+                limit = requests(state)[engine.next].sent_s
             plan_unit(state, table, u, now, limit)
 
 

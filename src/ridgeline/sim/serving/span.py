@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
-from ridgeline.sim.serving.jit import jit
-from ridgeline.sim.serving.state import FloatArray, State, Table
+from ridgeline.sim.serving.jit import engines, floats, ints, jit, lanes, requests, units
+from ridgeline.sim.serving.state import ITL_EDGES, FloatArray, State, Table
 
 FAR = 1 << 60
 
 
 @jit
-def knot(knots: FloatArray, at: float) -> int:
+def knot(numbers: FloatArray, first: int, size: int, at: float) -> int:
     """Index i of the piece [knots[i], knots[i + 1]) that holds ``at``; the outer pieces go on beyond their ends."""
-    low, high = 0, knots.size - 1
+    low, high = 0, size - 1
     while high - low > 1:
         middle = (low + high) >> 1
-        if knots[middle] <= at:
+        if numbers[first + middle] <= at:
             low = middle
         else:
             high = middle
@@ -40,14 +38,15 @@ def steps_within(distance: float, speed: float) -> int:
 
 
 @jit
-def piece(knots: FloatArray, values: FloatArray, at: float, speed: float) -> tuple[float, float, int]:
-    """Interpolated value at ``at``, its growth per step when ``at`` grows by ``speed``, steps until the next knot."""
-    if knots.size == 1:
-        return values[0], 0.0, FAR
-    i = knot(knots, at)
-    slope = (values[i + 1] - values[i]) / (knots[i + 1] - knots[i])
-    room = FAR if i >= knots.size - 2 else steps_within(knots[i + 1] - at, speed)
-    return values[i] + (at - knots[i]) * slope, slope * speed, room
+def piece(numbers: FloatArray, table: Table, values: int, at: float, speed: float) -> tuple[float, float, int]:
+    """Interpolated value at context ``at``, its growth per step when that grows by ``speed``, steps to the next knot."""
+    if table.num_contexts == 1:
+        return numbers[values], 0.0, FAR
+    i = knot(numbers, table.contexts, table.num_contexts, at)
+    low, high = numbers[table.contexts + i], numbers[table.contexts + i + 1]
+    slope = (numbers[values + i + 1] - numbers[values + i]) / (high - low)
+    room = FAR if i >= table.num_contexts - 2 else steps_within(high - at, speed)
+    return numbers[values + i] + (at - low) * slope, slope * speed, room
 
 
 @jit
@@ -64,21 +63,24 @@ def upper(v: float, s: float, room: int, v2: float, s2: float, room2: int) -> tu
 @jit
 def decode_line(state: State, table: Table, l: int, k: int) -> tuple[float, float, int]:
     """Attention of the decodes of lane ``l``, ``k`` steps on: seconds, growth per step, steps it stays linear."""
-    lane = state.lanes[l]
+    lane = lanes(state)[l]
     d = lane.decoding
     value, slope, room = 0.0, 0.0, FAR
-    for w in range(table.windows.size):
-        window = table.windows[w]
+    for w in range(table.num_windows):
+        window = floats(state)[table.windows + w]
         if math.isinf(window):
             total, grows = lane.contexts + d * k, 1.0
         else:
-            total, grows = state.window_sums[l, w] + state.below[l, w] * k, state.below[l, w] / d
-        v, s, r = piece(table.contexts, table.decode_s[w, d], total / d, grows)
+            total, grows = (
+                ints(state)[lane.sums_at + w] + ints(state)[lane.below_at + w] * k,
+                ints(state)[lane.below_at + w] / d,
+            )
+        v, s, r = piece(floats(state), table, table.decode_s + (w * table.decode_rows + d) * table.num_contexts, total / d, grows)
         if table.has_longest:
             longest = float(lane.longest + lane.counter + k)
             alone = min(longest, window)
             speed = 1.0 if longest < window else 0.0
-            v2, s2, r2 = piece(table.contexts, table.longest_s[w], alone, speed)
+            v2, s2, r2 = piece(floats(state), table, table.longest_s + w * table.num_contexts, alone, speed)
             v, s, r = upper(v, s, r, v2, s2, min(r2, steps_within(window - longest, speed)))
         value += v
         slope += s
@@ -87,30 +89,33 @@ def decode_line(state: State, table: Table, l: int, k: int) -> tuple[float, floa
 
 
 @jit
-def prefill_seconds(table: Table, q: int, kv: int) -> tuple[float, float]:
+def position(numbers: FloatArray, first: int, size: int, at: float) -> tuple[int, float]:
+    """Index of the knot below ``at`` and the share of the way to the next one, inside the table."""
+    if size == 1:
+        return 0, 0.0
+    i = knot(numbers, first, size, at)
+    low, high = numbers[first + i], numbers[first + i + 1]
+    return i, min(max((at - low) / (high - low), 0.0), 1.0)
+
+
+@jit
+def prefill_seconds(numbers: FloatArray, table: Table, q: int, kv: int) -> tuple[float, float]:
     """Attention of a chunk of ``q`` new tokens that see ``kv`` keys: seconds, computed pairs."""
     pairs = q * (kv - 0.5 * (q - 1))
-    x, y = math.log2(q), math.log2(kv)
-    knots, knots2, values = table.prefill_q, table.prefill_kv, table.prefill_s
-    i = j = i2 = j2 = 0
-    fx = fy = 0.0
-    if knots.size > 1:
-        i = knot(knots, x)
-        i2 = i + 1
-        fx = min(max((x - knots[i]) / (knots[i2] - knots[i]), 0.0), 1.0)
-    if knots2.size > 1:
-        j = knot(knots2, y)
-        j2 = j + 1
-        fy = min(max((y - knots2[j]) / (knots2[j2] - knots2[j]), 0.0), 1.0)
-    low = values[i, j] * (1.0 - fy) + values[i, j2] * fy
-    high = values[i2, j] * (1.0 - fy) + values[i2, j2] * fy
-    return pairs * (low * (1.0 - fx) + high * fx), pairs
+    i, x = position(numbers, table.prefill_q, table.num_q, math.log2(q))
+    j, y = position(numbers, table.prefill_kv, table.num_kv, math.log2(kv))
+    right = 1 if table.num_kv > 1 else 0
+    low = table.prefill_s + i * table.num_kv + j
+    high = low + table.num_kv if table.num_q > 1 else low
+    near = numbers[low] * (1.0 - y) + numbers[low + right] * y
+    far = numbers[high] * (1.0 - y) + numbers[high + right] * y
+    return pairs * (near * (1.0 - x) + far * x), pairs
 
 
 @jit
 def lane_line(state: State, table: Table, l: int, k: int) -> tuple[float, float, int]:
     """The planned step of lane ``l``, ``k`` steps on, host and transfers included."""
-    lane = state.lanes[l]
+    lane = lanes(state)[l]
     value, slope, room = 0.0, 0.0, FAR
     d = 0
     if lane.decodes > 0:
@@ -118,10 +123,10 @@ def lane_line(state: State, table: Table, l: int, k: int) -> tuple[float, float,
         value, slope, room = decode_line(state, table, l, k)
     rows = d + lane.rows
     mixed = 1 if lane.chunks > 0 else 0
-    value += table.tokens_s[mixed, min(lane.tokens, table.tokens_s.shape[1] - 1)]
-    value += table.rows_s[min(rows, table.rows_s.size - 1)] + lane.prefill_s + mixed * table.host[5]
-    value, slope, room = upper(value, slope, room, table.host[0] + table.host[1] * d, 0.0, FAR)
-    host = table.host[2] + table.host[3] * rows + table.host[4] * lane.entering
+    value += floats(state)[table.tokens_s + mixed * table.tokens + min(lane.tokens, table.tokens - 1)]
+    value += floats(state)[table.rows_s + min(rows, table.rows - 1)] + lane.prefill_s + mixed * table.fixed_s
+    value, slope, room = upper(value, slope, room, table.hidden_s + table.hidden_seq_s * d, 0.0, FAR)
+    host = table.host_s + table.host_row_s * rows + table.host_new_s * lane.entering
     return value + host + lane.extra_s, slope, room
 
 
@@ -131,7 +136,7 @@ def unit_line(state: State, table: Table, u: int, k: int) -> tuple[float, float,
     first = u * table.lanes_per_unit
     value, slope, room = 0.0, 0.0, FAR
     for l in range(first, first + table.lanes_per_unit):
-        if state.lanes[l].tokens > 0:
+        if lanes(state)[l].tokens > 0:
             v, s, r = lane_line(state, table, l, k)
             value, slope, room = upper(value, slope, room, v, s, r)
     return value, slope, room
@@ -143,7 +148,7 @@ def walk(state: State, table: Table, u: int, steps: int, limit: float, record: b
 
     -> steps, time of that boundary. With ``record``, gaps between tokens enter the histogram.
     """
-    done, now = 0, state.units[u].start_s
+    done, now = 0, units(state)[u].start_s
     while done < steps:
         value, slope, room = unit_line(state, table, u, done)
         n = min(room, steps - done)
@@ -183,7 +188,7 @@ def _record(state: State, table: Table, u: int, done: int, now: float, value: fl
     first = u * table.lanes_per_unit
     count, since = 0, 0
     for l in range(first, first + table.lanes_per_unit):
-        lane = state.lanes[l]
+        lane = lanes(state)[l]
         if lane.decodes == 0:
             continue
         count += lane.decoding
@@ -192,7 +197,7 @@ def _record(state: State, table: Table, u: int, done: int, now: float, value: fl
             if lane.decoding > lane.fresh:
                 add_gaps(state, table, now + value - lane.last_s, lane.decoding - lane.fresh)
             for i in range(lane.fresh):
-                add_gaps(state, table, now + value - state.requests[state.fresh[l, i]].last_s, 1)
+                add_gaps(state, table, now + value - requests(state)[ints(state)[lane.fresh_at + i]].last_s, 1)
     if count == 0:
         return
     k = since
@@ -200,26 +205,33 @@ def _record(state: State, table: Table, u: int, done: int, now: float, value: fl
         gap = value + slope * k
         bin = gap_bin(state, table, gap)
         same = n - k
-        if slope > 0.0 and bin < table.itl_edges.size:
-            same = min(same, max(1, int(math.ceil((table.itl_edges[bin] - gap) / slope))))
+        if slope > 0.0 and bin < ITL_EDGES:
+            same = min(same, max(1, int(math.ceil((floats(state)[table.edges + bin] - gap) / slope))))
         elif slope < 0.0:
             same = 1
-        state.itl_counts[bin] += same * count
+        ints(state)[table.gaps + bin] += same * count
         k += same
 
 
 @jit
 def gap_bin(state: State, table: Table, gap: float) -> int:
     """Number of edges at or below ``gap``; most gaps are in the bin of the one before."""
-    edges = table.itl_edges
-    bin = state.engine[0].bin
-    if not ((bin == 0 or edges[bin - 1] <= gap) and (bin == edges.size or gap < edges[bin])):
-        bin = int(np.searchsorted(edges, gap, side="right"))
-        state.engine[0].bin = bin
-    return bin
+    edges = floats(state)[table.edges : table.edges + ITL_EDGES]
+    bin = engines(state)[0].bin
+    if (bin == 0 or edges[bin - 1] <= gap) and (bin == ITL_EDGES or gap < edges[bin]):
+        return bin
+    low, high = 0, ITL_EDGES
+    while low < high:
+        middle = (low + high) >> 1
+        if edges[middle] <= gap:
+            low = middle + 1
+        else:
+            high = middle
+    engines(state)[0].bin = low
+    return low
 
 
 @jit
 def add_gaps(state: State, table: Table, gap: float, count: int) -> None:
     """``count`` gaps between tokens of ``gap`` seconds."""
-    state.itl_counts[gap_bin(state, table, gap)] += count
+    ints(state)[table.gaps + gap_bin(state, table, gap)] += count

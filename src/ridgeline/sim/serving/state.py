@@ -6,7 +6,7 @@ ranks that step on their own, and pipeline stages (each with a micro-batch under
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ CHUNKED, PREFILL_FIRST, WHOLE = range(3)
 SCHEDULES = ("chunked", "prefill_first", "whole")
 RECOMPUTE, SWAP = range(2)
 HANDED = 5  # outcome of a request whose prefill ended on an engine that only prefills
+ITL_EDGES = 1852
 
 REQUEST = np.dtype(
     [
@@ -73,6 +74,7 @@ LANE = np.dtype(
         ("entering", "i8"),  # of them, requests that were not there before
         ("fresh", "i8"),  # requests that joined the decoding since the last decode step
         ("decodes", "i8"),  # 1 where the planned step runs the decoding
+        ("closed", "i8"),  # 1 where none may enter the planned step because it preempted
         ("rows", "i8"),  # prefills that end in the planned step
         ("tokens", "i8"),  # tokens of the planned step
         ("pairs", "f8"),
@@ -80,6 +82,18 @@ LANE = np.dtype(
         ("extra_s", "f8"),  # transfers from and to other memories
         ("last_s", "f8"),  # end of the last decode step
         ("unused", "i8"),  # head of the chain of unused entries of the prefix cache
+        # where its arrays begin in `State.ints`, and its entries in `State.entries`:
+        ("queues_at", "i8"),  # [levels + 1, 2] head and tail; the last queue: those that run, in order of admission
+        ("ends_at", "i8"),  # [max_seqs] heap of (end << 32 | request)
+        ("phases_at", "i8"),  # [block_size] decoding requests by the counter (mod block_size) that needs a block
+        ("sums_at", "i8"),  # [W] sum of min(context, window)
+        ("below_at", "i8"),  # [W] decoding requests whose context is below the window
+        ("crossings_at", "i8"),  # [W][window + 1] how many reach it, by counter
+        ("chunks_at", "i8"),  # [max_seqs, 2] request and new tokens of the planned step
+        ("fresh_at", "i8"),  # [max_seqs]
+        ("buckets_at", "i8"),  # [buckets] prefix cache: first entry of each chain
+        ("lru_at", "i8"),  # [tiers + 1, 4] oldest, newest, count, capacity
+        ("entries_at", "i8"),
     ]
 )
 UNIT = np.dtype(
@@ -113,73 +127,68 @@ ENGINE = np.dtype(
 )
 
 
-class Table(NamedTuple):
-    """A `StepTable` and the settings of an engine, as compiled code takes them."""
+#: Settings of an engine and where its arrays begin in `State.floats` and `State.ints`; a record, since compiled code
+#: passes one pointer for it.
+TABLE = np.dtype(
+    [
+        *((name, "f8") for name in ("hidden_s", "hidden_seq_s", "host_s", "host_row_s", "host_new_s", "fixed_s")),
+        *((name, "f8") for name in ("pair_j", "context_j", "kv_bytes", "think_s", "timeout_s")),
+        # floats
+        ("tokens_s", "i8"),  # [2, tokens]
+        ("rows_s", "i8"),  # [rows]
+        ("windows", "i8"),  # [num_windows]
+        ("contexts", "i8"),  # [num_contexts]
+        ("decode_s", "i8"),  # [num_windows, max_seqs + 1, num_contexts]
+        ("longest_s", "i8"),  # [num_windows, num_contexts]
+        ("prefill_q", "i8"),  # [num_q] log2
+        ("prefill_kv", "i8"),  # [num_kv] log2
+        ("prefill_s", "i8"),  # [num_q, num_kv]
+        ("tokens_j", "i8"),  # [tokens]
+        ("chances", "i8"),  # [drafts] of at least so many accepted drafts
+        ("edges", "i8"),  # [ITL_EDGES] of inter-token latencies
+        ("tier_bytes_per_s", "i8"),  # [tiers]
+        ("tier_latency_s", "i8"),  # [tiers]
+        ("cancel_s", "i8"),  # [n]
+        ("deadlines", "i8"),  # [num_deadlines, 2] heap of time and (request * 2 + kind)
+        # ints
+        ("gaps", "i8"),  # [ITL_EDGES + 1] inter-token latencies
+        ("batches", "i8"),  # [lanes_per_unit * max_seqs + 1] steps by decoding requests
+        ("samples", "i8"),  # [num_samples, 3]
+        ("log", "i8"),  # [num_log] requests that ended, of driven engines
+        # sizes
+        *((name, "i8") for name in ("tokens", "rows", "decode_rows", "num_windows", "num_contexts", "num_q", "num_kv")),
+        *((name, "i8") for name in ("drafts", "tiers", "has_cancel", "num_deadlines", "num_samples", "num_log")),
+        ("buckets", "i8"),
+        # settings
+        *((name, "i8") for name in ("schedule", "lanes_per_unit", "max_seqs", "max_tokens", "num_blocks")),
+        ("block_size", "i8"),
+        ("block_tokens", "i8"),  # of the prefix cache; 0 = off
+        ("hash_blocks", "i8"),  # KV blocks of one of its blocks
+        *((name, "i8") for name in ("preemption", "handoff", "has_longest", "max_span", "users", "levels")),
+        *((name, "i8") for name in ("balance", "replica", "seed")),
+    ]
+)
+Table = Any  # a record of TABLE
 
-    tokens_s: FloatArray
-    rows_s: FloatArray
-    windows: FloatArray
-    contexts: FloatArray
-    decode_s: FloatArray
-    longest_s: FloatArray
-    prefill_q: FloatArray  # log2
-    prefill_kv: FloatArray  # log2
-    prefill_s: FloatArray
-    tokens_j: FloatArray
-    host: FloatArray  # hidden[0], hidden[1], host_s[0..2], prefill_fixed_s, pair_j, context_j
-    chances: FloatArray  # of at least so many accepted drafts
-    itl_edges: FloatArray
-    tier_bytes_per_s: FloatArray  # by tier below HBM
-    tier_latency_s: FloatArray
-    schedule: int
-    lanes_per_unit: int
-    max_seqs: int
-    max_tokens: int
-    num_blocks: int
-    block_size: int
-    block_tokens: int  # of the prefix cache; 0 = off
-    hash_blocks: int  # KV blocks of one of its blocks
-    kv_bytes: float  # per token
-    preemption: int
-    handoff: bool  # prefills only, hands requests over
-    has_longest: bool
-    max_span: int
-    users: int
-    think_s: float
-    levels: int
-    balance: int
-    replica: int
-    seed: int
-    timeout_s: float
 
-
-class State(NamedTuple):
-    """What changes. ``requests`` [n], ``lanes`` [L], ``units`` [U], ``engine`` [1] are records."""
-
-    requests: Records
-    lanes: Records
-    units: Records
-    engine: Records
-    queues: IntArray  # [L, levels + 1, 2] head and tail; the last queue is the running ones in order of admission
-    ends: IntArray  # [L, max_seqs] heap of (end << 32 | request)
-    phases: IntArray  # [L, block_size] decoding requests by the counter (mod block_size) that needs a block
-    window_sums: IntArray  # [L, W] sum of min(context, window); finite windows only
-    below: IntArray  # [L, W] decoding requests whose context is below the window
-    crossings: IntArray  # [L, sum of (window + 1)] how many reach it by counter
-    crossing_starts: IntArray  # [W + 1]
-    chunks: IntArray  # [L, max_seqs, 2] request and new tokens of the planned step
-    fresh: IntArray  # [L, max_seqs]
-    buckets: IntArray  # [L, B] prefix cache: first entry of each chain
-    entries: Records  # [L, E]
-    lru: IntArray  # [L, tiers + 1, 4] oldest, newest, count, capacity
-    hashes: IntArray
-    hash_starts: IntArray
-    itl_counts: IntArray
-    batch_steps: IntArray
-    samples: IntArray  # [capacity, 3]
-    log: IntArray  # requests that ended, newest last (driven engines), or nothing
-    deadlines: FloatArray  # [m, 2] heap of time and (request * 2 + kind)
-    cancel_s: FloatArray  # [n] or nothing
+#: What changes: addresses of arrays, which `Engine` keeps.
+STATE = np.dtype(
+    [
+        ("requests", "i8"),  # [n]
+        ("lanes", "i8"),  # [L]
+        ("units", "i8"),  # [U]
+        ("engine", "i8"),  # [1]
+        ("entries", "i8"),  # [L, entries of the prefix cache]
+        ("ints", "i8"),
+        ("floats", "i8"),
+        ("hashes", "i8"),
+        ("hash_starts", "i8"),
+        ("num_requests", "i8"),
+        ("num_lanes", "i8"),
+        ("num_units", "i8"),
+    ]
+)
+State = Any  # a record of STATE
 
 
 def new_requests(requests: Requests) -> Records:
@@ -223,73 +232,3 @@ def lanes_of(table: StepTable) -> tuple[int, int, int, int]:
     drafts = 1 + len(table.acceptance)
     max_seqs = min(-(-table.max_seqs // table.stages), max(1, table.max_tokens // drafts))
     return units, per_unit, max_seqs, table.num_blocks // table.stages
-
-
-def new_state(
-    table: StepTable,
-    records: Records,
-    requests: Requests,
-    tiers: tuple[int, ...],
-    logs: int,
-    cache: bool,
-    samples: int,
-    sample_s: float,
-) -> State:
-    """An empty engine over shared ``records``; ``tiers`` are blocks of hashes that lower tiers hold."""
-    units, per_unit, seqs, blocks = lanes_of(table)
-    count = units * per_unit
-    levels = levels_of(requests)
-    lanes = np.zeros(count, LANE)
-    lanes["free"], lanes["partial"], lanes["longest"] = blocks, NONE, np.iinfo(np.int64).min // 2
-    unit = np.zeros(units, UNIT)
-    unit["end_s"] = np.inf
-    engine = np.zeros(1, ENGINE)
-    engine["sample_s"] = sample_s
-    finite = np.isfinite(table.windows)
-    sizes = np.where(finite, np.where(finite, table.windows, 0) + 1, 1).astype(np.int64)
-    starts = np.concatenate(([0], np.cumsum(sizes)))
-    hashes, hash_starts = np.zeros(0, np.int64), np.zeros(1, np.int64)
-    num_entries, buckets = 0, 1
-    tokens, per_hash = hash_space(requests, table.block_size)
-    lru = np.full((count, len(tiers) + 1, 4), NONE, np.int64)
-    lru[:, :, 2] = 0
-    if cache and tokens and requests.block_hashes is not None and requests.block_starts is not None:
-        hashes = np.ascontiguousarray(requests.block_hashes, np.int64)
-        hash_starts = np.ascontiguousarray(requests.block_starts, np.int64)
-        sizes_of = [min(blocks // per_hash, hashes.size), *(min(size, hashes.size) for size in tiers)]
-        lru[:, :, 3] = sizes_of
-        num_entries = sum(sizes_of) + 1
-        buckets = 1 << int(2 * num_entries - 1).bit_length()
-    entries = np.zeros((count, num_entries), ENTRY)
-    entries["chain"] = np.arange(1, num_entries + 1)  # the chain of unused ones
-    if num_entries:
-        entries["chain"][:, -1] = NONE
-    else:
-        lanes["unused"] = NONE
-    deadlines = (requests.timeout_s is not None) + (requests.cancel_s is not None)
-    return State(
-        requests=records,
-        lanes=lanes,
-        units=unit,
-        engine=engine,
-        queues=np.full((count, levels + 1, 2), NONE, np.int64),
-        ends=np.zeros((count, seqs), np.int64),
-        phases=np.zeros((count, table.block_size), np.int64),
-        window_sums=np.zeros((count, table.windows.size), np.int64),
-        below=np.zeros((count, table.windows.size), np.int64),
-        crossings=np.zeros((count, int(starts[-1])), np.int64),
-        crossing_starts=starts,
-        chunks=np.zeros((count, seqs, 2), np.int64),
-        fresh=np.zeros((count, seqs), np.int64),
-        buckets=np.full((count, buckets), NONE, np.int64),
-        entries=entries,
-        lru=lru,
-        hashes=hashes,
-        hash_starts=hash_starts,
-        itl_counts=np.zeros(1853, np.int64),
-        batch_steps=np.zeros(per_unit * seqs + 1, np.int64),
-        samples=np.zeros((samples, 3), np.int64),
-        log=np.zeros(logs, np.int64),
-        deadlines=np.zeros((deadlines * len(requests), 2)),
-        cancel_s=np.zeros(0) if requests.cancel_s is None else np.asarray(requests.cancel_s, np.float64),
-    )
