@@ -69,6 +69,14 @@ def test_azure_with_a_zone(tmp_path: Path, zone: str) -> None:
     np.testing.assert_allclose(read.requests.arrival_s, [0.0, 0.052, 1.098189], rtol=0, atol=1e-12)
 
 
+def test_zones_are_taken_off(tmp_path: Path) -> None:
+    text = AZURE.replace("9799600,", "9799600Z,").replace(
+        "2023-11-17 00:00:00.0319600", "2023-11-17 01:30:00.0319600+01:30"
+    )
+    read = read_requests(write(tmp_path, text.replace("1.0781490", "1.0781490+00:00")))
+    np.testing.assert_allclose(read.requests.arrival_s, [0.0, 0.052, 1.098189], rtol=0, atol=1e-12)
+
+
 def test_failed_requests_of_burstgpt_are_counted(tmp_path: Path) -> None:
     read = read_requests(write(tmp_path, BURST))
     assert read.kind == "burstgpt"
@@ -136,7 +144,9 @@ def test_rows_out_of_order_are_sorted_and_said(tmp_path: Path) -> None:
     assert "2 of 5 rows came after a later arrival; sorted by arrival" in read.notes
 
 
-@pytest.mark.parametrize("text", [AZURE, BURST, OWN, AZURE.replace("\n", "\r\n")])
+@pytest.mark.parametrize(
+    "text", [AZURE, BURST, OWN, OWN.replace("anna,1", "8.,1"), AZURE.replace("\n", "\r\n")]
+)
 def test_all_rows_at_once_reads_as_row_by_row(
     tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +222,10 @@ BAD = {
     "json true": (MOONCAKE.replace("512", "true"), r"line 2, field input_length: 'True': expected a number"),
     "json zero": (MOONCAKE.replace("7,", "0,"), r"line 2, field output_length: '0': expected a whole number"),
     "hashes": (MOONCAKE.replace("[0]", '["a"]'), r"line 2, field hash_ids: .* a list of whole numbers"),
+    "year": (AZURE.replace("2023-11-17", "8888-11-17"), r"line 3, column TIMESTAMP: .* a year from 1700 to 2250"),
+    "far": (OWN.replace("0.5", "1e300"), r"line 3, column arrival_s: '1e300': expected a number from -1e\+18"),
+    "latin, not read": (BURST.encode().replace(b"GPT-4", b"GPT\xc3"), r"line 4: not UTF-8 text"),
+    "return": (BURST.replace("GPT-4", "GPT\r4"), r"line 4: not CSV: new-line character"),
     "utf-16": (AZURE.encode("utf-16"), "not UTF-8 text; expected CSV or JSON lines"),
     "latin": (OWN.replace("anna", "änna").encode("latin-1"), r"line 2: not UTF-8 text"),
     "binary": (b"PAR1\0\0\0" * 10, "not UTF-8 text"),

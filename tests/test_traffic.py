@@ -277,3 +277,11 @@ def test_descriptions_name_what_was_asked() -> None:
         "2 system prompts of 1,000 tokens"
     )
     assert len({str(arrivals) for arrivals in ALL}) == len(ALL)
+
+
+def test_the_guide_shows_code_that_runs() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "guides" / "serving-traffic.md").read_text(encoding="utf-8")
+    code = [block.split("```")[0] for block in page.split("```python\n")[1:]]
+    names: dict[str, Any] = {}
+    exec(compile(code[1], "serving-traffic.md", "exec"), names)
+    assert len(names["requests"]) == 5000

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.facts.request_kinds import MOST_TOKENS, Column, Kind, kind_of
+from ridgeline.facts.request_kinds import FIRST_YEAR, LAST_YEAR, MOST_TOKENS, Column, Kind, kind_of
 from ridgeline.facts.request_lines import RequestFileError, decoded, shown
 
 Bytes = NDArray[np.uint8]
 IntArray = NDArray[np.int64]
 Columns = dict[str, Any]  # target -> array or list, one value per row
 _WIDEST = 18  # digits of an int64
+_MARKS = [4, 7, 10, 13, 16]  # places in ``2023-11-16 18:17:03``
+_DIGITS = [place for place in range(19) if place not in _MARKS]
 
 
 class CsvReader:
@@ -87,9 +89,11 @@ class CsvReader:
 
     def _all_at_once(self, block: bytes) -> Columns | None:
         """The same as row by row, for blocks that hold nothing but plain values; else None."""
-        if b'"' in block:
+        if b'"' in block or not _utf8(block):
             return None
         buffer = np.frombuffer(block, dtype=np.uint8)
+        if np.any(buffer[np.flatnonzero(buffer[:-1] == 13) + 1] != 10):
+            return None  # a carriage return inside a line
         cells = _cells(buffer, self.width)
         if cells is None:
             return None
@@ -101,6 +105,16 @@ class CsvReader:
                 return None
             values[column.target] = read
         return values
+
+
+def _utf8(block: bytes) -> bool:
+    if block.isascii():
+        return True
+    try:
+        block.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _cells(buffer: Bytes, width: int) -> tuple[IntArray, IntArray] | None:
@@ -157,7 +171,7 @@ def _decimals(buffer: Bytes, starts: IntArray, ends: IntArray) -> tuple[IntArray
         if point.any():
             points += point
             places[point] = widths[point] - k - 1
-    if points.max() > 1 or np.any(points >= widths):
+    if points.max() > 1 or np.any(points >= widths) or np.any((points > 0) & (places == 0)):
         return None
     return value, places
 
@@ -173,11 +187,11 @@ def _dates(buffer: Bytes, starts: IntArray, ends: IntArray) -> IntArray | None:
             return None
         ends = ends - 6
     text = buffer[starts[:, None] + np.arange(width)]
-    marks = text[:, [4, 7, 10, 13, 16]]
+    marks = text[:, _MARKS]
     if not np.all(marks == np.frombuffer(b"-- ::", dtype=np.uint8)):
         return None
     digits = (text - np.uint8(48)).astype(np.int64)
-    if np.any(np.delete(digits, [4, 7, 10, 13, 16], axis=1) > 9):
+    if np.any(digits[:, _DIGITS] > 9):
         return None
     hour, minute, second = (digits[:, i] * 10 + digits[:, i + 1] for i in (11, 14, 17))
     if hour.max() > 23 or minute.max() > 59 or second.max() > 59:
@@ -196,6 +210,8 @@ def _days(dates: IntArray) -> IntArray | None:
     try:
         days = [date(d // 10000, d // 100 % 100, d % 100).toordinal() for d in unique.tolist()]
     except ValueError:
+        return None
+    if not FIRST_YEAR * 10000 <= unique[0] <= unique[-1] < (LAST_YEAR + 1) * 10000:
         return None
     since: IntArray = np.asarray(days, dtype=np.int64) - date(1970, 1, 1).toordinal()
     return since[inverse.reshape(-1)]

@@ -163,7 +163,7 @@ def _from_first_text(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _head(block: bytes, count: int | None) -> tuple[bytes, bytes]:
     """The first ``count`` lines of a block, and the rest; None = all lines."""
-    if count is None:
+    if count is None or block.count(b"\n") <= count:
         return block, b""
     *lines, rest = block.split(b"\n", count)
     return b"\n".join(lines) + b"\n", rest
@@ -172,7 +172,9 @@ def _head(block: bytes, count: int | None) -> tuple[bytes, bytes]:
 def _requests(table: _Table, path: Path) -> tuple[Requests, list[str]]:
     """The table as requests in order of arrival, from time 0; and what was done to get there."""
     kind, notes = table.kind, []
-    columns = {target: joined(parts) for target, parts in table.parts.items() if target != "hashes"}
+    hashes = _hashes(table, path)
+    # taken out one by one, so that the blocks of a column go when it is whole
+    columns = {target: joined(table.parts.pop(target)) for target in list(table.parts)}
     if table.failures:
         notes.append(f"{table.failures:,} rows without output tokens (failed requests) left out")
     if "arrival" in columns:
@@ -192,7 +194,7 @@ def _requests(table: _Table, path: Path) -> tuple[Requests, list[str]]:
         session=_sessions(columns.get("session")),
         priority=_unless(columns.get("priority"), 0),
         cancel_s=_unless(columns.get("cancel"), np.inf),
-        **_hashes(table, path),
+        **hashes,
     )
     if table.unread:
         notes.append(f"columns not read: {', '.join(table.unread)}")
@@ -239,6 +241,6 @@ def _hashes(table: _Table, path: Path) -> dict[str, Any]:
         )
     return {
         "block_tokens": table.kind.block_tokens,
-        "block_hashes": joined(table.parts["hashes"]).astype(np.int64),
+        "block_hashes": joined(table.parts.pop("hashes")).astype(np.int64),
         "block_starts": np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ridgeline.facts.request_csv import Columns
-from ridgeline.facts.request_kinds import MOST_NUMBER, MOST_TOKENS, Column, Kind, kind_of
+from ridgeline.facts.request_kinds import FURTHEST, MOST_NUMBER, MOST_TOKENS, Column, Kind, kind_of
 from ridgeline.facts.request_lines import RequestFileError, decoded, shown
 
 _WHOLE: set[type] = {int}
@@ -22,8 +21,8 @@ _ALLOWED: dict[str, tuple[set[type], float, float]] = {
     "tokens": (_WHOLE, 1, MOST_TOKENS),
     "priority": (_WHOLE, -MOST_TOKENS, MOST_TOKENS),
     "session": (_WHOLE, 0, MOST_NUMBER - 1),
-    "number": (_ANY, -sys.float_info.max, sys.float_info.max),
-    "delay": (_ANY, 0, sys.float_info.max),
+    "number": (_ANY, -FURTHEST, FURTHEST),
+    "delay": (_ANY, 0, FURTHEST),
 }
 
 

@@ -14,6 +14,10 @@ from typing import Any, Literal
 
 MOST_TOKENS = 2**31 - 1
 MOST_NUMBER = 2**62
+#: Times beyond this lose their seconds.
+FURTHEST = 1e18
+#: Years whose times fit ns since 1970.
+FIRST_YEAR, LAST_YEAR = 1700, 2250
 #: Tokens of one hashed block of Mooncake traces.
 MOONCAKE_BLOCK = 512
 
@@ -33,6 +37,8 @@ def number(value: Any) -> float:
         raise ValueError("expected a number") from None
     if not math.isfinite(read):
         raise ValueError("expected a finite number")
+    if abs(read) > FURTHEST:
+        raise ValueError(f"expected a number from {-FURTHEST:g} to {FURTHEST:g}")
     return read
 
 
@@ -79,6 +85,8 @@ def date_ns(value: Any) -> int:
         when = datetime(*(int(part) for part in parts))  # type: ignore[arg-type]
     except ValueError as error:
         raise ValueError(f"{expected}: {error}") from None
+    if not FIRST_YEAR <= when.year <= LAST_YEAR:
+        raise ValueError(f"expected a year from {FIRST_YEAR} to {LAST_YEAR}")
     seconds = (when - _EPOCH) // timedelta(seconds=1)
     if sign:
         seconds -= (int(hours) * 3600 + int(minutes) * 60) * (1 if sign == "+" else -1)
