@@ -470,6 +470,9 @@ def test_other_refusals() -> None:
     other = service("vllm", "llama-3.1-70b", Layout(tp=8))
     with pytest.raises(EmitError, match=r"decode.architecture = llama-3.1-70b"):
         emit_serving("vllm", Deployment(model_id="x", prefill=made, decode=other))
+    narrow = made.replace(precision=Precision(kv="fp8"))
+    with pytest.raises(EmitError, match=r"decode.precision.kv = fp8.*choose bf16"):
+        emit_serving("vllm", Deployment(model_id="x", prefill=made, decode=narrow))
 
 
 def test_a_deployment_has_one_shape() -> None:

@@ -18,6 +18,7 @@
     const stored = JSON.parse(document.getElementById("data-" + box.dataset.figure).textContent);
     const figure = isDark ? themed(stored) : stored;
     const layout = width ? { ...figure.layout, width: width } : { ...figure.layout, autosize: true };
+    box.style.minHeight = layout.height + "px"; // Plotly forgets the height when the window changes its width
     return Plotly.react(box, figure.data, layout, config);
   }
 

@@ -51,6 +51,11 @@ def pools_of(framework: str, deployment: Deployment) -> tuple[Pool, ...]:
     if len(models) > 1:
         choices = [f"{next(iter(models))}, as the prefill engines serve"]
         raise EmitError(framework, "decode.architecture", list(models)[1], choices)
+    sent, kept = pools[0].service.precision.kv, pools[-1].service.precision.kv
+    if sent != kept:
+        raise EmitError(
+            framework, "decode.precision.kv", kept, [sent], "the format that prefill engines send"
+        )
     return pools
 
 
