@@ -17,7 +17,7 @@ from ridgeline.explore.serving_plan import Load, ServingPlan, Target
 from ridgeline.explore.serving_space import ServingSpace
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.chip import Chip, Cluster
-from ridgeline.facts.serving import Layout, Precision, Service
+from ridgeline.facts.serving import Precision, Service
 from ridgeline.graph.serving.memory import Memory, memory
 from ridgeline.sim.serving.build import step_table
 from ridgeline.sim.serving.steady import Steady, closed_loop
@@ -64,11 +64,14 @@ class ServingSearch:
 
 
 class NothingFits(ValueError):
-    """No service of the space fits in the memory of its chips; ``lack`` is the nearest, None where none is legal."""
+    """No service of the space fits in the memory of its chips, or none keeps up with the load (``fit`` above 0).
 
-    def __init__(self, message: str, lack: Lack | None) -> None:
+    ``lack`` is the nearest of those that do not fit; None where all do, or none is legal.
+    """
+
+    def __init__(self, message: str, lack: Lack | None, fit: int) -> None:
         super().__init__(message)
-        self.lack = lack
+        self.lack, self.fit = lack, fit
 
 
 @dataclass(slots=True)
@@ -109,14 +112,14 @@ def search(
     for base in chosen.bases(architecture, chip, cluster):
         _add(found, chosen.services(base, room), chips, load, wanted, progress)
     if not found.plans:
-        raise NothingFits(_nothing(found, architecture, room), found.lack)
+        raise NothingFits(_nothing(found, architecture, load, room), found.lack, len(found.tables))
     near = _near(found.plans, wanted)
     _add(found, (v for one in near for v in chosen.variants(one)), chips, load, wanted, progress)
     if pools_apart and chips is not None:
-        plans = _apart(found.tables, chips, load, wanted)
-        found.plans += plans
+        pairs = _apart(found.tables, chips, load, wanted)
+        found.plans += pairs
         if progress:
-            progress(len(plans))
+            progress(len(pairs))
     plans = tuple(sorted(found.plans, key=lambda plan: plan.key))
     return ServingSearch(
         plans=plans,
@@ -180,14 +183,12 @@ def _plans(
         if steady is not None:
             yield _plan(one, replicas, chips, steady, rate=load.rate, osl=load.osl)
     elif load.users is not None:
-        if load.users >= replicas:  # an engine without users is no plan
-            steady = closed_loop(table, load.isl, load.osl, load.users / replicas)
-            yield _plan(one, replicas, chips, steady, osl=load.osl)
+        replicas = min(replicas, int(load.users))  # an engine without users is left out
+        steady = closed_loop(table, load.isl, load.osl, load.users / replicas)
+        yield _plan(one, replicas, chips, steady, osl=load.osl)
     else:
         for users in batches(table, load):
-            yield _plan(
-                one, replicas, chips, closed_loop(table, load.isl, load.osl, users), osl=load.osl
-            )
+            yield _plan(one, replicas, chips, closed_loop(table, load.isl, load.osl, users), osl=load.osl)
 
 
 def batches(table: StepTable, load: Load) -> list[float]:
@@ -406,18 +407,15 @@ def _miss(plan: ServingPlan, target: Target) -> float:
     return max(shares)
 
 
-def _nothing(found: _Found, architecture: Architecture, chips: int) -> str:
-    if found.lack is None and found.considered == 0:
+def _nothing(found: _Found, architecture: Architecture, load: Load, chips: int) -> str:
+    if found.considered == 0:
         return f"no legal layout for {architecture.name} on {chips} chips"
-    if found.lack is None:
-        return f"{architecture.name} cannot keep up with this load on {chips} chips"
+    if found.tables or found.lack is None:
+        rate = f" of {load.rate:g} requests/s" if load.rate is not None else ""
+        return f"{architecture.name} cannot keep up with a load{rate} on {chips} chips"
     one, lacking = found.lack.service, found.lack.lacking_bytes
     return (
-        f"{architecture.name} does not fit on {chips} x {one.chip.name}: {_words(one)} needs "
-        f"{lacking / 1e9:.1f} GB more on each chip"
+        f"{architecture.name} does not fit on {chips} x {one.chip.name}: {one.layout} in {one.precision.linear} "
+        f"with {one.engine.name} lacks {lacking / 1e9:.1f} GB on each chip for a request of "
+        f"{load.isl + load.osl:,.0f} tokens"
     )
-
-
-def _words(one: Service) -> str:
-    layout: Layout = one.layout
-    return f"{layout} in {one.precision.linear} under {one.engine.name}"
