@@ -20,8 +20,8 @@ from ridgeline.facts.architecture import (
 )
 from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.engine import Engine
-from ridgeline.facts.serving import Layout, Limits, Precision, Service, Speculation
 from ridgeline.facts.services import default_cache, service
+from ridgeline.facts.serving import Layout, Limits, Precision, Service, Speculation
 
 #: Engines that are searched, by vendor of the chip.
 ENGINES = {"nvidia": ("vllm-2026", "sglang-2026", "trtllm-2026")}
