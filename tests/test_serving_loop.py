@@ -69,12 +69,22 @@ def hashed(n: int = 300, rate: float = 20.0, seed: int = 1, block: int = 64) -> 
     blocks = -(-plain.input_tokens // block)
     starts = np.concatenate(([0], np.cumsum(blocks)))
     talks = rng.integers(0, 12, n)
-    hashes = np.concatenate([1000 * talk + np.arange(count) for talk, count in zip(talks, blocks, strict=True)])
+    hashes = np.concatenate(
+        [1000 * talk + np.arange(count) for talk, count in zip(talks, blocks, strict=True)]
+    )
     return dataclasses.replace(plain, block_tokens=block, block_hashes=hashes, block_starts=starts)
 
 
 def same(a: Outcome, b: Outcome) -> None:
-    for name in ("scheduled_s", "first_token_s", "finish_s", "made_tokens", "replica", "status", "itl_counts"):
+    for name in (
+        "scheduled_s",
+        "first_token_s",
+        "finish_s",
+        "made_tokens",
+        "replica",
+        "status",
+        "itl_counts",
+    ):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
 
 
@@ -94,7 +104,9 @@ def test_the_loop_equals_the_plain_scheduler(schedule: str, requests: Requests, 
         assert outcome.preemptions.sum() > 0
 
 
-@pytest.mark.parametrize("changes", [{}, {"ranks": 3, "lockstep": True}, {"ranks": 3, "lockstep": False}, {"stages": 2}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"ranks": 3, "lockstep": True}, {"ranks": 3, "lockstep": False}, {"stages": 2}]
+)
 def test_spans_equal_single_steps(changes: dict[str, Any]) -> None:
     requests, table = traffic(400), step_table(**changes)
     spans, steps = simulate(requests, table), simulate(requests, table, Settings(max_span=1))
@@ -132,7 +144,9 @@ def test_conservation(requests: Requests, changes: dict[str, Any], settings: Set
 
 
 @pytest.mark.parametrize(("requests", "changes", "settings"), VARIANTS)
-def test_chunks_of_time_change_nothing(requests: Requests, changes: dict[str, Any], settings: Settings) -> None:
+def test_chunks_of_time_change_nothing(
+    requests: Requests, changes: dict[str, Any], settings: Settings
+) -> None:
     table = step_table(**changes)
     same(simulate(requests, table, settings), simulate(requests, table, settings, chunk_s=0.37))
 

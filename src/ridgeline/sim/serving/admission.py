@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-any-return"  # fields of records have no type that a checker sees
 """The three schedulers over arrays: what a lane runs in its next step. `policy` says the same in plain Python.
 
 chunked (vLLM V1): every decode takes its token of the budget, a prefill under way continues, and waiting requests
@@ -28,7 +29,17 @@ from ridgeline.sim.serving.queues import (
     unlink,
 )
 from ridgeline.sim.serving.span import prefill_seconds
-from ridgeline.sim.serving.state import DECODE, NONE, PREFILL, PREFILL_FIRST, SWAP, WAITING, WHOLE, State, Table
+from ridgeline.sim.serving.state import (
+    DECODE,
+    NONE,
+    PREFILL,
+    PREFILL_FIRST,
+    SWAP,
+    WAITING,
+    WHOLE,
+    State,
+    Table,
+)
 
 #: Share of the tokens that running requests may still make for which SGLang keeps room: its ``new_token_ratio`` starts
 #: at 0.7 and decays to 0.14 of that, where it is after 600 decode steps without a retraction.
@@ -36,56 +47,56 @@ NEW_TOKEN_RATIO = 0.098
 
 
 @jit
-def plan_lane(state: State, table: Table, l: int, now: float) -> None:
-    """Choose what lane ``l`` runs from ``now`` on: chunks of prefills, and whether its decodes run."""
-    lane = lanes(state)[l]
+def plan_lane(state: State, table: Table, which: int, now: float) -> None:
+    """Choose what lane ``which`` runs from ``now`` on: chunks of prefills, and whether its decodes run."""
+    lane = lanes(state)[which]
     lane.chunks = lane.entering = lane.rows = lane.tokens = lane.decodes = lane.taken = lane.closed = 0
     lane.pairs = lane.prefill_s = lane.extra_s = 0.0
     if table.schedule == PREFILL_FIRST:
-        _enter(state, table, l, now, table.max_tokens, 0)
+        _enter(state, table, which, now, table.max_tokens, 0)
         if lane.chunks > 0:
             return
-        _make_room(state, table, l)
+        _make_room(state, table, which)
     else:
         before = lane.running
-        need = _make_room(state, table, l)
+        need = _make_room(state, table, which)
         budget = table.max_tokens - lane.decoding * (1 + table.drafts)
         if lane.running == before:  # as vLLM: none enters in a step that preempted
-            _enter(state, table, l, now, budget, need)
+            _enter(state, table, which, now, budget, need)
         else:
             lane.closed = 1
             if lane.partial != NONE:
-                _add_chunk(state, table, l, lane.partial, budget)
+                _add_chunk(state, table, which, lane.partial, budget)
     if lane.decoding > 0:
         lane.decodes = 1
         lane.tokens += lane.decoding * (1 + table.drafts)
-        lane.taken = decode_need(state, table, l)
-        take(state, table, l, lane.taken)
+        lane.taken = decode_need(state, table, which)
+        take(state, table, which, lane.taken)
 
 
 @jit
-def decode_need(state: State, table: Table, l: int) -> int:
-    """Blocks that the decodes of lane ``l`` take for their next step."""
+def decode_need(state: State, table: Table, which: int) -> int:
+    """Blocks that the decodes of lane ``which`` take for their next step."""
     if table.drafts:
-        recount(state, table, l)
-        return lanes(state)[l].need
-    return ints(state)[lanes(state)[l].phases_at + lanes(state)[l].counter % table.block_size]
+        recount(state, table, which)
+        return lanes(state)[which].need
+    return ints(state)[lanes(state)[which].phases_at + lanes(state)[which].counter % table.block_size]
 
 
 @jit
-def _make_room(state: State, table: Table, l: int) -> int:
+def _make_room(state: State, table: Table, which: int) -> int:
     """Preempt until the blocks that decodes need are there -> those blocks."""
-    need = decode_need(state, table, l)
-    while need > available(state, table, l):
-        _preempt(state, table, l, _victim(state, table, l))
-        need = decode_need(state, table, l)
+    need = decode_need(state, table, which)
+    while need > available(state, table, which):
+        _preempt(state, table, which, _victim(state, table, which))
+        need = decode_need(state, table, which)
     return need
 
 
 @jit
-def _victim(state: State, table: Table, l: int) -> int:
+def _victim(state: State, table: Table, which: int) -> int:
     """The running request admitted last of those that matter least."""
-    last = ints(state)[lanes(state)[l].queues_at + 2 * table.levels + 1]
+    last = ints(state)[lanes(state)[which].queues_at + 2 * table.levels + 1]
     if table.levels > 1:
         i = last
         while i != NONE:
@@ -96,11 +107,11 @@ def _victim(state: State, table: Table, l: int) -> int:
 
 
 @jit
-def _preempt(state: State, table: Table, l: int, i: int) -> None:
-    lane, request = lanes(state)[l], requests(state)[i]
+def _preempt(state: State, table: Table, which: int, i: int) -> None:
+    lane, request = lanes(state)[which], requests(state)[i]
     swap = False
     if request.state == DECODE:
-        leave_decodes(state, table, l, i)
+        leave_decodes(state, table, which, i)
         tokens = request.input + request.made - 1
         swap = table.preemption == SWAP
         if swap:
@@ -108,12 +119,12 @@ def _preempt(state: State, table: Table, l: int, i: int) -> None:
     else:
         tokens = request.computed
         lane.partial = NONE
-    release(state, table, l, i, tokens)
+    release(state, table, which, i, tokens)
     request.resumes = 1 if swap else 0
     request.computed, request.target = 0, request.input + request.made
-    unlink(state, l, table.levels, i)
+    unlink(state, which, table.levels, i)
     lane.running -= 1
-    prepend(state, l, request.level, i)
+    prepend(state, which, request.level, i)
     lane.waiting += 1
     request.state = WAITING
     request.preemptions += 1
@@ -121,17 +132,19 @@ def _preempt(state: State, table: Table, l: int, i: int) -> None:
 
 @jit
 def _swap_seconds(state: State, table: Table, tokens: int) -> float:
-    return tokens * table.kv_bytes / floats(state)[table.tier_bytes_per_s] + floats(state)[table.tier_latency_s]
+    return (
+        tokens * table.kv_bytes / floats(state)[table.tier_bytes_per_s] + floats(state)[table.tier_latency_s]
+    )
 
 
 @jit
-def _enter(state: State, table: Table, l: int, now: float, budget: int, need: int) -> None:
+def _enter(state: State, table: Table, which: int, now: float, budget: int, need: int) -> None:
     """Continue the prefill under way, then admit waiting requests; ``need`` blocks stay for the decodes."""
-    lane = lanes(state)[l]
+    lane = lanes(state)[which]
     if lane.partial != NONE:
-        budget = _add_chunk(state, table, l, lane.partial, budget)
+        budget = _add_chunk(state, table, which, lane.partial, budget)
     while budget > 0 and lane.running < table.max_seqs:
-        i = head(state, table, l)
+        i = head(state, table, which)
         if i == NONE:
             return
         request = requests(state)[i]
@@ -144,30 +157,33 @@ def _enter(state: State, table: Table, l: int, now: float, budget: int, need: in
             if table.schedule != WHOLE and table.drafts == 0:
                 next_block = 1 if (tokens - _hashed_tokens(state, table, i)) % table.block_size == 0 else 0
                 whole = tokens
-            if admit(state, table, l, i, whole, _reserve(state, table, l, i, need + next_block)) == NONE:
+            if (
+                admit(state, table, which, i, whole, _reserve(state, table, which, i, need + next_block))
+                == NONE
+            ):
                 return
             need += next_block
             lane.extra_s += 0.0 if request.preemptions == 0 else _swap_seconds(state, table, tokens)
             request.resumes = 0
-            _start(state, table, l, i, now)
-            join_decodes(state, table, l, i, request.last_s)
+            _start(state, table, which, i, now)
+            join_decodes(state, table, which, i, request.last_s)
             budget -= 1 + table.drafts
             continue
         tokens = request.target
         if table.schedule == WHOLE:
-            if tokens - match(state, table, l, i) * table.block_tokens > budget:
+            if tokens - match(state, table, which, i) * table.block_tokens > budget:
                 return
             tokens = request.input + request.output - 1
-        hits = admit(state, table, l, i, tokens, _reserve(state, table, l, i, need))
+        hits = admit(state, table, which, i, tokens, _reserve(state, table, which, i, need))
         if hits == NONE:
             return
         request.computed = hits * table.block_tokens
         if request.preemptions == 0:
             request.cached = request.computed
-        _start(state, table, l, i, now)
+        _start(state, table, which, i, now)
         lane.entering += 1
         request.state = PREFILL
-        budget = _add_chunk(state, table, l, i, budget)
+        budget = _add_chunk(state, table, which, i, budget)
 
 
 @jit
@@ -179,10 +195,10 @@ def _hashed_tokens(state: State, table: Table, i: int) -> int:
 
 
 @jit
-def _start(state: State, table: Table, l: int, i: int, now: float) -> None:
-    lane, request = lanes(state)[l], requests(state)[i]
-    unlink(state, l, request.level, i)
-    append(state, l, table.levels, i)
+def _start(state: State, table: Table, which: int, i: int, now: float) -> None:
+    lane, request = lanes(state)[which], requests(state)[i]
+    unlink(state, which, request.level, i)
+    append(state, which, table.levels, i)
     lane.waiting -= 1
     lane.running += 1
     if math.isnan(request.scheduled_s):
@@ -190,9 +206,9 @@ def _start(state: State, table: Table, l: int, i: int, now: float) -> None:
 
 
 @jit
-def _reserve(state: State, table: Table, l: int, i: int, need: int) -> int:
+def _reserve(state: State, table: Table, which: int, i: int, need: int) -> int:
     """Blocks that must stay free beside those of the newcomer ``i``."""
-    lane = lanes(state)[l]
+    lane = lanes(state)[which]
     if table.schedule != PREFILL_FIRST or lane.running == 0:
         return need
     left = 0
@@ -202,7 +218,7 @@ def _reserve(state: State, table: Table, l: int, i: int, need: int) -> int:
             j = ints(state)[lane.chunks_at + 2 * c]
             left += requests(state)[j].output - requests(state)[j].made
     else:
-        j = first_running(state, table, l)
+        j = first_running(state, table, which)
         while j != NONE:
             left += requests(state)[j].output - requests(state)[j].made
             j = requests(state)[j].next
@@ -216,10 +232,10 @@ def _room_for(state: State, table: Table, i: int, left: int) -> int:
 
 
 @jit
-def steps_until_room(state: State, table: Table, l: int, most: int) -> int:
+def steps_until_room(state: State, table: Table, which: int, most: int) -> int:
     """Decode steps until what is kept for running requests shrinks by a block, so that a waiting one may fit."""
-    lane = lanes(state)[l]
-    i = head(state, table, l)
+    lane = lanes(state)[which]
+    i = head(state, table, which)
     if table.schedule != PREFILL_FIRST or i == NONE or lane.running >= table.max_seqs:
         return most
     left = lane.ends - lane.decoding * lane.counter
@@ -231,9 +247,9 @@ def steps_until_room(state: State, table: Table, l: int, most: int) -> int:
 
 
 @jit
-def _add_chunk(state: State, table: Table, l: int, i: int, budget: int) -> int:
+def _add_chunk(state: State, table: Table, which: int, i: int, budget: int) -> int:
     """Prefill as much of request ``i`` as the budget allows -> what is left of it."""
-    lane, request = lanes(state)[l], requests(state)[i]
+    lane, request = lanes(state)[which], requests(state)[i]
     left = request.target - request.computed
     q = min(left, budget)
     if q <= 0:

@@ -51,7 +51,9 @@ class Settings:
     prefix_cache: bool = True  # without hashes in the requests nothing is found
     preemption: Literal["recompute", "swap"] = "recompute"  # swap goes to the first tier
     tiers: tuple[Tier, ...] = ()  # nearest first
-    balance: Literal["least", "round_robin"] = "least"  # between attention ranks; least = 4 waiting + running (vLLM)
+    balance: Literal["least", "round_robin"] = (
+        "least"  # between attention ranks; least = 4 waiting + running (vLLM)
+    )
     max_span: int = ANY_SPAN  # decode steps taken at once; 1 = one by one, for tests
 
 
@@ -162,8 +164,12 @@ def new_engine(
         "entries": entries.ravel(),
         "ints": ints.array(np.int64),
         "floats": floats.array(np.float64),
-        "hashes": np.zeros(1, np.int64) if no_hashes else np.ascontiguousarray(requests.block_hashes, np.int64),
-        "hash_starts": np.zeros(1, np.int64) if no_hashes else np.ascontiguousarray(requests.block_starts, np.int64),
+        "hashes": np.zeros(1, np.int64)
+        if no_hashes
+        else np.ascontiguousarray(requests.block_hashes, np.int64),
+        "hash_starts": np.zeros(1, np.int64)
+        if no_hashes
+        else np.ascontiguousarray(requests.block_starts, np.int64),
     }
     state = np.zeros(1, STATE)
     for name, array in arrays.items():
@@ -236,7 +242,7 @@ def _lanes(
     lanes["longest"] = np.iinfo(np.int64).min // 2
     lanes["unused"] = 0 if num_entries else NONE
     rings = int(sum(window + 1 for window in source.windows if np.isfinite(window)))
-    for l, lane in enumerate(lanes):
+    for which, lane in enumerate(lanes):
         lane["queues_at"] = ints.add(np.full(2 * (int(table["levels"]) + 1), NONE))
         lane["ends_at"] = ints.add(np.zeros(table["max_seqs"]))
         lane["phases_at"] = ints.add(np.zeros(table["block_size"]))
@@ -247,5 +253,5 @@ def _lanes(
         lane["fresh_at"] = ints.add(np.zeros(table["max_seqs"]))
         lane["buckets_at"] = ints.add(np.full(table["buckets"], NONE))
         lane["lru_at"] = ints.add(np.array([[NONE, NONE, 0, size] for size in sizes]))
-        lane["entries_at"] = l * num_entries
+        lane["entries_at"] = which * num_entries
     return lanes

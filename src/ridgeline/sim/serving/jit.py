@@ -9,22 +9,22 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import from_dtype, njit, types
 from numba.extending import intrinsic
-from numba.np.arrayobj import make_array, populate_array
+from numba.np import arrayobj
 
 from ridgeline.sim.serving.state import ENGINE, ENTRY, LANE, REQUEST, UNIT, Records, State
 
+arrays: Any = arrayobj  # has no types
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def jit(function: Function) -> Function:
     """Compile ``function`` when it is first called."""
-    compiled: Function = njit(error_model="numpy")(function)
-    return compiled
+    return cast(Function, njit(error_model="numpy")(function))
 
 
 def keep(function: Function) -> Function:
@@ -33,8 +33,7 @@ def keep(function: Function) -> Function:
     Numba looks only at the file of the function itself for changes, so an entry point must be a closure over
     `source_stamp`, which becomes part of the key that its code is kept under.
     """
-    compiled: Function = njit(cache=True, error_model="numpy")(function)
-    return compiled
+    return cast(Function, njit(cache=True, error_model="numpy")(function))
 
 
 def source_stamp() -> int:
@@ -52,13 +51,13 @@ def _view(field: str, dtype: Any) -> Any:
     @intrinsic
     def view(typing: Any, state: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            made = make_array(array)(context, builder)
+            made = arrays.make_array(array)(context, builder)
             word = context.get_value_type(types.int64)
             first = builder.bitcast(args[0], context.get_value_type(types.voidptr))
             at = builder.gep(first, [word(state.offset(field))])
             address = builder.load(builder.bitcast(at, word.as_pointer()))
             size = context.get_constant(types.intp, np.dtype(dtype).itemsize)
-            populate_array(
+            arrays.populate_array(
                 made,
                 data=builder.inttoptr(address, made.data.type),
                 shape=[context.get_constant(types.intp, 1 << 40)],

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-any-return"  # fields of records have no type that a checker sees
 """The event loop of one engine: arrivals, deadlines and the ends of steps, in order of time.
 
 A unit that decodes with nothing waiting that could enter runs a span of steps up to the next event inside it; an
@@ -8,10 +9,22 @@ caller asks the loop to go.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from ridgeline.sim.serving.admission import plan_lane, steps_until_room
-from ridgeline.sim.serving.jit import engines, floats, hash_starts, ints, jit, keep, lanes, requests, source_stamp, units
-from ridgeline.sim.serving.kv import COUNT, available, blocks_of, match, release, take
+from ridgeline.sim.serving.jit import (
+    engines,
+    floats,
+    hash_starts,
+    ints,
+    jit,
+    keep,
+    lanes,
+    requests,
+    source_stamp,
+    units,
+)
+from ridgeline.sim.serving.kv import COUNT, available, blocks_of, clear, match, release, take
 from ridgeline.sim.serving.queues import (
     append,
     first_running,
@@ -56,9 +69,9 @@ def plan_unit(state: State, table: Table, u: int, now: float, limit: float) -> N
         _let_go(state, table, u, now)
     unit.start_s = now
     work, chunks, extra = False, False, False
-    for l in range(first, first + table.lanes_per_unit):
-        plan_lane(state, table, l, now)
-        lane = lanes(state)[l]
+    for which in range(first, first + table.lanes_per_unit):
+        plan_lane(state, table, which, now)
+        lane = lanes(state)[which]
         work = work or lane.tokens > 0
         chunks = chunks or lane.chunks > 0
         extra = extra or lane.extra_s > 0.0
@@ -79,12 +92,12 @@ def _span_steps(state: State, table: Table, u: int) -> int:
     """Decode steps until a request ends, a waiting one may fit, a context reaches a window, or a block is missing."""
     first = u * table.lanes_per_unit
     steps = table.max_span
-    for l in range(first, first + table.lanes_per_unit):
-        lane = lanes(state)[l]
+    for which in range(first, first + table.lanes_per_unit):
+        lane = lanes(state)[which]
         if lane.decoding == 0:
             continue
         steps = min(steps, (ints(state)[lane.ends_at] >> 32) - lane.counter)
-        steps = 1 if lane.closed else steps_until_room(state, table, l, steps)
+        steps = 1 if lane.closed else steps_until_room(state, table, which, steps)
         start = lane.crossings_at
         for w in range(table.num_windows):
             size = _ring(state, table, w)
@@ -94,7 +107,7 @@ def _span_steps(state: State, table: Table, u: int) -> int:
                         steps = k
                         break
             start += size
-        left = available(state, table, l)
+        left = available(state, table, which)
         if table.schedule != WHOLE and left < (steps // table.block_size + 1) * lane.decoding:
             for k in range(1, steps):
                 left -= ints(state)[lane.phases_at + (lane.counter + k) % table.block_size]
@@ -125,36 +138,38 @@ def finish_unit(state: State, table: Table, u: int) -> None:
     engine.end_s = max(engine.end_s, now)
     first = u * table.lanes_per_unit
     decoding = 0
-    for l in range(first, first + table.lanes_per_unit):
-        lane = lanes(state)[l]
+    for which in range(first, first + table.lanes_per_unit):
+        lane = lanes(state)[which]
         if lane.tokens == 0:
             continue
         d = lane.decoding if lane.decodes else 0
         decoding += d
         joules = floats(state)[table.tokens_j + min(lane.tokens, table.tokens - 1)]
         engine.energy_j += steps * joules + table.pair_j * lane.pairs
-        engine.energy_j += table.context_j * (steps * lane.contexts + 0.5 * d * steps * (steps - 1)) if d else 0.0
+        engine.energy_j += (
+            table.context_j * (steps * lane.contexts + 0.5 * d * steps * (steps - 1)) if d else 0.0
+        )
         if lane.decodes:
             lane.last_s, lane.fresh = now, 0
             if table.drafts:
-                _speculate(state, table, l, now)
+                _speculate(state, table, which, now)
             else:
-                _advance(state, table, l, steps, now)
+                _advance(state, table, which, steps, now)
         for c in range(lane.chunks):
             at = lane.chunks_at + 2 * c
-            _finish_chunk(state, table, l, ints(state)[at], ints(state)[at + 1], now)
+            _finish_chunk(state, table, which, ints(state)[at], ints(state)[at + 1], now)
     ints(state)[table.batches + decoding] += steps
 
 
 @jit
-def _advance(state: State, table: Table, l: int, steps: int, now: float) -> None:
-    """``steps`` decode steps of lane ``l`` are over."""
-    lane = lanes(state)[l]
+def _advance(state: State, table: Table, which: int, steps: int, now: float) -> None:
+    """``steps`` decode steps of lane ``which`` are over."""
+    lane = lanes(state)[which]
     if table.schedule != WHOLE:
         need = (steps // table.block_size) * lane.decoding - lane.taken
         for k in range(steps % table.block_size):
             need += ints(state)[lane.phases_at + (lane.counter + k) % table.block_size]
-        take(state, table, l, need)
+        take(state, table, which, need)
     lane.contexts += lane.decoding * steps
     lane.counter += steps
     start = lane.crossings_at
@@ -168,16 +183,16 @@ def _advance(state: State, table: Table, l: int, steps: int, now: float) -> None
         start += size
     while lane.heap > 0 and (ints(state)[lane.ends_at] >> 32) == lane.counter:
         i = ints(state)[lane.ends_at] & ((1 << 32) - 1)
-        leave_decodes(state, table, l, i)
-        end_running(state, table, l, i, DONE, now)
+        leave_decodes(state, table, which, i)
+        end_running(state, table, which, i, DONE, now)
 
 
 @jit
-def _speculate(state: State, table: Table, l: int, now: float) -> None:
+def _speculate(state: State, table: Table, which: int, now: float) -> None:
     """One decode step with drafts: each request gets one token and as many drafts as hold."""
-    lane = lanes(state)[l]
+    lane = lanes(state)[which]
     lane.counter += 1
-    i = first_running(state, table, l)
+    i = first_running(state, table, which)
     while i != NONE:
         request = requests(state)[i]
         after = request.next
@@ -188,8 +203,8 @@ def _speculate(state: State, table: Table, l: int, now: float) -> None:
             request.made += made
             ints(state)[table.gaps] += made - 1  # they come out together
             if request.made == request.output:
-                leave_decodes(state, table, l, i)
-                end_running(state, table, l, i, DONE, now)
+                leave_decodes(state, table, which, i)
+                end_running(state, table, which, i, DONE, now)
         i = after
 
 
@@ -208,7 +223,7 @@ def accepted(state: State, table: Table, i: int, made: int) -> int:
 
 
 @jit
-def _finish_chunk(state: State, table: Table, l: int, i: int, q: int, now: float) -> None:
+def _finish_chunk(state: State, table: Table, which: int, i: int, q: int, now: float) -> None:
     request = requests(state)[i]
     request.computed += q
     if request.computed < request.target:
@@ -220,23 +235,23 @@ def _finish_chunk(state: State, table: Table, l: int, i: int, q: int, now: float
         add_gaps(state, table, now - request.last_s, 1)
     request.last_s = now
     if request.made == request.output:
-        end_running(state, table, l, i, DONE, now)
+        end_running(state, table, which, i, DONE, now)
     elif table.handoff:
-        end_running(state, table, l, i, HANDED, now)
+        end_running(state, table, which, i, HANDED, now)
     else:
-        join_decodes(state, table, l, i, now)
+        join_decodes(state, table, which, i, now)
 
 
 @jit
-def end_running(state: State, table: Table, l: int, i: int, status: int, now: float) -> None:
+def end_running(state: State, table: Table, which: int, i: int, status: int, now: float) -> None:
     """A running request that is not among the decoding any more leaves the lane."""
-    request, lane = requests(state)[i], lanes(state)[l]
-    unlink(state, l, table.levels, i)
+    request, lane = requests(state)[i], lanes(state)[which]
+    unlink(state, which, table.levels, i)
     lane.running -= 1
     if lane.partial == i:
         lane.partial = NONE
     computed = request.computed if request.state == PREFILL else request.input
-    release(state, table, l, i, computed)
+    release(state, table, which, i, computed)
     if status == HANDED:
         request.state, request.resumes = NEW, 1
         _log(state, table, i)
@@ -272,15 +287,15 @@ def _let_go(state: State, table: Table, u: int, now: float) -> None:
     """Running requests whose users have gone leave at a boundary."""
     units(state)[u].leaving = 0
     first = u * table.lanes_per_unit
-    for l in range(first, first + table.lanes_per_unit):
-        i = first_running(state, table, l)
+    for which in range(first, first + table.lanes_per_unit):
+        i = first_running(state, table, which)
         while i != NONE:
             request = requests(state)[i]
             after = request.next
             if request.leaving != NONE:
                 if request.state == DECODE:
-                    leave_decodes(state, table, l, i)
-                end_running(state, table, l, i, request.leaving, now)
+                    leave_decodes(state, table, which, i)
+                end_running(state, table, which, i, request.leaving, now)
             i = after
 
 
@@ -289,11 +304,11 @@ def drop(state: State, table: Table, i: int, status: int, now: float) -> None:
     """The user of request ``i`` gives up: out of the queue now, out of a running step at its end."""
     request = requests(state)[i]
     if request.state == WAITING:
-        l = request.lane
-        unlink(state, l, request.level, i)
-        lanes(state)[l].waiting -= 1
+        which = request.lane
+        unlink(state, which, request.level, i)
+        lanes(state)[which].waiting -= 1
         close(state, table, i, status, now)
-        cut(state, table, l // table.lanes_per_unit, now)
+        cut(state, table, which // table.lanes_per_unit, now)
     elif request.state in (PREFILL, DECODE):
         request.leaving = status
         u = request.lane // table.lanes_per_unit
@@ -313,9 +328,9 @@ def cut(state: State, table: Table, u: int, now: float) -> None:
 
 
 @jit
-def takes_newcomers(state: State, table: Table, l: int) -> bool:
+def takes_newcomers(state: State, table: Table, which: int) -> bool:
     """Whether a request that arrives now could enter at the next boundary."""
-    lane = lanes(state)[l]
+    lane = lanes(state)[which]
     return lane.running < table.max_seqs and (lane.waiting == 0 or table.levels > 1)
 
 
@@ -327,7 +342,9 @@ def fits(state: State, table: Table, i: int) -> bool:
     if table.block_tokens > 0:
         count = hash_starts(state)[i + 1] - hash_starts(state)[i]
         hashed = min(count, request.input // table.block_tokens)
-    tokens = request.input + request.output - 1 - hashed * table.block_tokens
+    tokens = request.input - hashed * table.block_tokens
+    if not table.handoff:
+        tokens += request.output - 1
     if hashed * table.hash_blocks + blocks_of(tokens, table.block_size) > table.num_blocks:
         return False
     return table.schedule != WHOLE or request.input <= table.max_tokens
@@ -337,28 +354,28 @@ def fits(state: State, table: Table, i: int) -> bool:
 def deliver(state: State, table: Table, i: int, now: float) -> None:
     """Request ``i`` reaches the engine: it joins the queue of a lane."""
     request, engine = requests(state)[i], engines(state)[0]
-    l = 0
+    which = 0
     if state.num_lanes > 1:
         if table.balance == 0:
             for other in range(1, state.num_lanes):
-                if _load(state, other) < _load(state, l):
-                    l = other
+                if _load(state, other) < _load(state, which):
+                    which = other
         else:
-            l = engine.turn
+            which = engine.turn
             engine.turn = (engine.turn + 1) % state.num_lanes
-    if takes_newcomers(state, table, l):
-        cut(state, table, l // table.lanes_per_unit, now)
+    if takes_newcomers(state, table, which):
+        cut(state, table, which // table.lanes_per_unit, now)
     if not fits(state, table, i):
         close(state, table, i, REFUSED, now)
         return
-    append(state, l, request.level, i)
-    lanes(state)[l].waiting += 1
-    request.lane, request.state, request.replica = l, WAITING, table.replica
+    append(state, which, request.level, i)
+    lanes(state)[which].waiting += 1
+    request.lane, request.state, request.replica = which, WAITING, table.replica
 
 
 @jit
-def _load(state: State, l: int) -> int:
-    return 4 * lanes(state)[l].waiting + lanes(state)[l].running
+def _load(state: State, which: int) -> int:
+    return 4 * lanes(state)[which].waiting + lanes(state)[which].running
 
 
 @jit
@@ -368,8 +385,8 @@ def sample(state: State, table: Table, now: float) -> None:
     if engine.samples * engine.sample_s >= now:
         return
     running, waiting, blocks = 0, 0, 0
-    for l in range(state.num_lanes):
-        lane = lanes(state)[l]
+    for which in range(state.num_lanes):
+        lane = lanes(state)[which]
         running += lane.running
         waiting += lane.waiting
         blocks += table.num_blocks - lane.free - ints(state)[lane.lru_at + COUNT] * table.hash_blocks
@@ -455,13 +472,87 @@ def _run(state: State, table: Table, until: float) -> None:
             plan_unit(state, table, u, now, limit)
 
 
-def _entries(stamp: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+@jit
+def _evict(state: State, table: Table, now: float) -> None:
+    """The engine stops at once: all its requests are new again, its cache is empty."""
+    for which in range(state.num_lanes):
+        lane = lanes(state)[which]
+        for queue in range(table.levels + 1):
+            at = lane.queues_at + 2 * queue
+            i = ints(state)[at]
+            while i != NONE:
+                request = requests(state)[i]
+                after = request.next
+                if request.state == DECODE:
+                    leave_decodes(state, table, which, i)
+                unlink(state, which, queue, i)
+                release(state, table, which, i, 0)
+                request.state, request.resumes = NEW, 0
+                request.made, request.computed, request.target = 0, 0, request.input
+                request.scheduled_s, request.first_s, request.leaving = math.nan, math.nan, NONE
+                _log(state, table, i)
+                i = after
+        lane.running = lane.waiting = 0
+        lane.partial = NONE
+        lane.taken = lane.tokens = lane.chunks = 0
+        clear(state, table, which)
+        lane.free = table.num_blocks
+    for u in range(state.num_units):
+        unit = units(state)[u]
+        if unit.kind != IDLE:
+            unit.busy_s += max(now - unit.start_s, 0.0)
+        unit.kind, unit.steps, unit.end_s, unit.leaving = IDLE, 0, INFINITY, 0
+
+
+def _entry_points(stamp: int) -> tuple[Any, ...]:
     @keep
     def run(state: State, table: Table, until: float) -> int:
+        """Send all requests from their arrivals on, up to ``until``."""
         _run(state, table, until)
         return stamp
 
-    return run
+    @keep
+    def advance(state: State, table: Table, until: float) -> float:
+        """End all steps up to ``until`` -> the next end of a step."""
+        while True:
+            u = soonest(state)
+            now = units(state)[u].end_s
+            if now > until or now == INFINITY:
+                return now if stamp else INFINITY
+            sample(state, table, now)
+            finish_unit(state, table, u)
+            plan_unit(state, table, u, now, INFINITY)
+
+    @keep
+    def send(state: State, table: Table, i: int, now: float) -> float:
+        """Request ``i`` reaches the engine -> the next end of a step."""
+        sample(state, table, now)
+        deliver(state, table, i, now)
+        return units(state)[soonest(state)].end_s if stamp else INFINITY
+
+    @keep
+    def give_up(state: State, table: Table, i: int, status: int, now: float) -> float:
+        """The user of request ``i`` leaves -> the next end of a step."""
+        sample(state, table, now)
+        drop(state, table, i, status, now)
+        return units(state)[soonest(state)].end_s if stamp else INFINITY
+
+    @keep
+    def fail(state: State, table: Table, now: float) -> int:
+        """The engine stops; its requests are in the log."""
+        sample(state, table, now)
+        _evict(state, table, now)
+        return stamp
+
+    @keep
+    def found(state: State, table: Table, i: int) -> int:
+        """Most leading blocks of request ``i`` that a lane has."""
+        most = 0
+        for which in range(state.num_lanes):
+            most = max(most, match(state, table, which, i))
+        return most if stamp else 0
+
+    return run, advance, send, give_up, fail, found
 
 
-run = _entries(source_stamp())
+run, advance, send, give_up, fail, found = _entry_points(source_stamp() | 1)

@@ -159,7 +159,9 @@ class Scheduler:
 
     def push(self, seq: Sequence, front: bool = False) -> None:
         """Into the queue, which is in order of levels."""
-        ahead = [other.level < seq.level or (other.level == seq.level and not front) for other in self.waiting]
+        ahead = [
+            other.level < seq.level or (other.level == seq.level and not front) for other in self.waiting
+        ]
         self.waiting.insert(sum(ahead), seq)
 
     def enter(self, budget: int, need: int, newcomers: bool = True) -> tuple[list[tuple[Sequence, int]], int]:
@@ -192,7 +194,9 @@ class Scheduler:
         return -(-tokens // self.table.block_size)
 
 
-def step_seconds(table: StepTable, contexts: list[int], chunks: list[tuple[int, int]], rows: int, new: int) -> float:
+def step_seconds(
+    table: StepTable, contexts: list[int], chunks: list[tuple[int, int]], rows: int, new: int
+) -> float:
     """One step: ``contexts`` of its decodes, ``chunks`` of new tokens and keys they see, as `StepTable` says."""
     d, n = len(contexts), len(contexts) * (1 + len(table.acceptance)) + sum(q for q, _ in chunks)
     device = float(table.tokens_s[1 if chunks else 0, n] + table.rows_s[rows])
@@ -216,7 +220,9 @@ def _per_pair(table: StepTable, q: float, kv: float) -> float:
     return float(np.interp(q, np.log2(table.prefill_q), by_q))
 
 
-def simulate_plainly(requests: Requests, table: StepTable) -> tuple[list[float], list[float], list[int], list[float]]:
+def simulate_plainly(
+    requests: Requests, table: StepTable
+) -> tuple[list[float], list[float], list[int], list[float]]:
     """Open loop, step by step -> first tokens, last tokens, preemptions, and all gaps between tokens."""
     n = len(requests)
     first, last, preemptions, gaps = [math.nan] * n, [math.nan] * n, [0] * n, [0.0] * 0

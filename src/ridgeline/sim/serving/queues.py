@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-any-return"  # fields of records have no type that a checker sees
 """Queues of requests as linked lists, the heap of ends, and the running sums over the decoding requests of a lane."""
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ MASK = (1 << 32) - 1
 
 
 @jit
-def append(state: State, l: int, queue: int, i: int) -> None:
-    at = lanes(state)[l].queues_at + 2 * queue
+def append(state: State, which: int, queue: int, i: int) -> None:
+    at = lanes(state)[which].queues_at + 2 * queue
     request, tail = requests(state)[i], ints(state)[at + 1]
     request.previous, request.next = tail, NONE
     if tail != NONE:
@@ -26,8 +27,8 @@ def append(state: State, l: int, queue: int, i: int) -> None:
 
 
 @jit
-def prepend(state: State, l: int, queue: int, i: int) -> None:
-    at = lanes(state)[l].queues_at + 2 * queue
+def prepend(state: State, which: int, queue: int, i: int) -> None:
+    at = lanes(state)[which].queues_at + 2 * queue
     request, first = requests(state)[i], ints(state)[at]
     request.previous, request.next = NONE, first
     if first != NONE:
@@ -38,8 +39,8 @@ def prepend(state: State, l: int, queue: int, i: int) -> None:
 
 
 @jit
-def unlink(state: State, l: int, queue: int, i: int) -> None:
-    request, at = requests(state)[i], lanes(state)[l].queues_at + 2 * queue
+def unlink(state: State, which: int, queue: int, i: int) -> None:
+    request, at = requests(state)[i], lanes(state)[which].queues_at + 2 * queue
     if request.previous != NONE:
         requests(state)[request.previous].next = request.next
     else:
@@ -51,19 +52,19 @@ def unlink(state: State, l: int, queue: int, i: int) -> None:
 
 
 @jit
-def head(state: State, table: Table, l: int) -> int:
+def head(state: State, table: Table, which: int) -> int:
     """The first waiting request of the first level that has one, or NONE."""
-    if lanes(state)[l].waiting > 0:
+    if lanes(state)[which].waiting > 0:
         for level in range(table.levels):
-            i = ints(state)[lanes(state)[l].queues_at + 2 * level]
+            i = ints(state)[lanes(state)[which].queues_at + 2 * level]
             if i != NONE:
                 return i
     return NONE
 
 
 @jit
-def first_running(state: State, table: Table, l: int) -> int:
-    return ints(state)[lanes(state)[l].queues_at + 2 * table.levels]
+def first_running(state: State, table: Table, which: int) -> int:
+    return ints(state)[lanes(state)[which].queues_at + 2 * table.levels]
 
 
 @jit
@@ -125,7 +126,9 @@ def pop_deadline(heap: FloatArray, first: int, size: int) -> None:
         if below >= size - 1:
             break
         b = first + 2 * below
-        if below + 1 < size - 1 and (heap[b + 2] < heap[b] or (heap[b + 2] == heap[b] and heap[b + 3] < heap[b + 1])):
+        if below + 1 < size - 1 and (
+            heap[b + 2] < heap[b] or (heap[b + 2] == heap[b] and heap[b + 3] < heap[b + 1])
+        ):
             below += 1
             b += 2
         if heap[b] > time or (heap[b] == time and heap[b + 1] >= what):
@@ -142,9 +145,9 @@ def phase_of(table: Table, key: int, hashed: int) -> int:
 
 
 @jit
-def join_decodes(state: State, table: Table, l: int, i: int, now: float) -> None:
+def join_decodes(state: State, table: Table, which: int, i: int, now: float) -> None:
     """Request ``i`` decodes from the next step on; its context then is all its tokens so far."""
-    lane, request = lanes(state)[l], requests(state)[i]
+    lane, request = lanes(state)[which], requests(state)[i]
     context = request.input + request.made
     request.state = DECODE
     request.key = context - lane.counter
@@ -162,12 +165,12 @@ def join_decodes(state: State, table: Table, l: int, i: int, now: float) -> None
     lane.longest = max(lane.longest, request.key)
     if table.schedule != WHOLE:
         ints(state)[lane.phases_at + phase_of(table, request.key, request.hashed)] += 1
-    _add_windows(state, table, l, context, 1)
+    _add_windows(state, table, which, context, 1)
 
 
 @jit
-def _add_windows(state: State, table: Table, l: int, context: int, sign: int) -> None:
-    lane = lanes(state)[l]
+def _add_windows(state: State, table: Table, which: int, context: int, sign: int) -> None:
+    lane = lanes(state)[which]
     start = lane.crossings_at
     for w in range(table.num_windows):
         if math.isinf(floats(state)[table.windows + w]):
@@ -181,9 +184,9 @@ def _add_windows(state: State, table: Table, l: int, context: int, sign: int) ->
 
 
 @jit
-def leave_decodes(state: State, table: Table, l: int, i: int) -> None:
+def leave_decodes(state: State, table: Table, which: int, i: int) -> None:
     """Request ``i`` decodes no more; its tokens and blocks are written to its record, its end taken off the heap."""
-    lane, request = lanes(state)[l], requests(state)[i]
+    lane, request = lanes(state)[which], requests(state)[i]
     lane.decoding -= 1
     for k in range(lane.fresh):
         if ints(state)[lane.fresh_at + k] == i:
@@ -206,18 +209,18 @@ def leave_decodes(state: State, table: Table, l: int, i: int) -> None:
     if table.schedule != WHOLE:
         ints(state)[lane.phases_at + phase_of(table, request.key, request.hashed)] -= 1
         request.blocks = blocks_of(context - 1 - request.hashed * table.block_tokens, table.block_size)
-    _add_windows(state, table, l, context, -1)
+    _add_windows(state, table, which, context, -1)
     if lane.decoding == 0:
         lane.longest = np.iinfo(np.int64).min >> 1
     elif request.key == lane.longest and table.has_longest:
         request.state = NONE
-        lane.longest = _longest(state, table, l)
+        lane.longest = _longest(state, table, which)
 
 
 @jit
-def _longest(state: State, table: Table, l: int) -> int:
+def _longest(state: State, table: Table, which: int) -> int:
     longest = np.iinfo(np.int64).min >> 1
-    i = first_running(state, table, l)
+    i = first_running(state, table, which)
     while i != NONE:
         if requests(state)[i].state == DECODE:
             longest = max(longest, requests(state)[i].key)
@@ -226,14 +229,14 @@ def _longest(state: State, table: Table, l: int) -> int:
 
 
 @jit
-def recount(state: State, table: Table, l: int) -> None:
+def recount(state: State, table: Table, which: int) -> None:
     """With speculation contexts grow unevenly: add up all sums over the decoding requests again."""
-    lane = lanes(state)[l]
+    lane = lanes(state)[which]
     lane.contexts, lane.need = 0, 0
     for w in range(table.num_windows):
         ints(state)[lane.sums_at + w] = 0
     lane.longest = np.iinfo(np.int64).min >> 1
-    i = first_running(state, table, l)
+    i = first_running(state, table, which)
     while i != NONE:
         request = requests(state)[i]
         if request.state == DECODE:

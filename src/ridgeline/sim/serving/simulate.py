@@ -1,7 +1,7 @@
 """`simulate`: requests through one engine, every iteration of it, as a value.
 
-    requests = Requests(arrival_s=..., input_tokens=..., output_tokens=...)
-    outcome = simulate(requests, table)
+requests = Requests(arrival_s=..., input_tokens=..., output_tokens=...)
+outcome = simulate(requests, table)
 """
 
 from __future__ import annotations
@@ -84,12 +84,16 @@ def check_requests(requests: Requests) -> None:
         raise ValueError(f"requests.block_starts: expected {n + 1} entries beside block_hashes")
 
 
-def outcome_of(requests: Requests, records: Records, engines: list[Engine]) -> Outcome:
-    """What became of all requests, and the engines' states over time added up."""
+def outcome_of(
+    requests: Requests, records: Records, engines: list[Engine], off_s: FloatArray | None = None
+) -> Outcome:
+    """What became of all requests, and the engines' states over time added up; ``off_s`` each was not running."""
     status = records["status"].astype(np.int64)
     times, series = _samples(engines)
     end_s = max(float(engine.arrays["engine"]["end_s"][0]) for engine in engines)
-    energy = [float(engine.arrays["engine"]["energy_j"][0]) + engine.source.static_w * end_s for engine in engines]
+    energy = sum(float(engine.arrays["engine"]["energy_j"][0]) for engine in engines)
+    for r, engine in enumerate(engines):
+        energy += engine.source.static_w * max(end_s - (0.0 if off_s is None else float(off_s[r])), 0.0)
     made = records["made"].astype(np.int64)
     made[status == REFUSED] = 0
     everyone = np.ones(len(requests), dtype=np.bool_)
@@ -114,7 +118,7 @@ def outcome_of(requests: Requests, records: Records, engines: list[Engine]) -> O
         busy_s=float(sum(engine.arrays["units"]["busy_s"].mean() for engine in engines)),
         blocks=sum(lanes_of(engine.source)[3] * engine.arrays["lanes"].size for engine in engines),
         end_s=end_s,
-        energy_j=sum(energy),
+        energy_j=energy,
         chips=sum(engine.source.chips for engine in engines),
     )
 
@@ -144,4 +148,5 @@ def _samples(engines: list[Engine]) -> tuple[FloatArray, IntArray]:
     series = np.zeros((max(map(len, kept)), 3), np.int64)
     for samples in kept:
         series[: len(samples)] += samples
-    return interval * np.arange(len(series)), series
+    times: FloatArray = interval * np.arange(len(series), dtype=np.float64)
+    return times, series

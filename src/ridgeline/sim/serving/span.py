@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-any-return"  # fields of records have no type that a checker sees
 """Time of a step, and of a span of decode steps between events, in closed form.
 
 While the same requests decode, every context grows by one per step, so the sums of contexts grow linearly and the
@@ -38,8 +39,10 @@ def steps_within(distance: float, speed: float) -> int:
 
 
 @jit
-def piece(numbers: FloatArray, table: Table, values: int, at: float, speed: float) -> tuple[float, float, int]:
-    """Interpolated value at context ``at``, its growth per step when that grows by ``speed``, steps to the next knot."""
+def piece(
+    numbers: FloatArray, table: Table, values: int, at: float, speed: float
+) -> tuple[float, float, int]:
+    """Interpolated value at context ``at``; growth per step when that grows by ``speed``; steps to the next knot."""
     if table.num_contexts == 1:
         return numbers[values], 0.0, FAR
     i = knot(numbers, table.contexts, table.num_contexts, at)
@@ -61,9 +64,9 @@ def upper(v: float, s: float, room: int, v2: float, s2: float, room2: int) -> tu
 
 
 @jit
-def decode_line(state: State, table: Table, l: int, k: int) -> tuple[float, float, int]:
-    """Attention of the decodes of lane ``l``, ``k`` steps on: seconds, growth per step, steps it stays linear."""
-    lane = lanes(state)[l]
+def decode_line(state: State, table: Table, which: int, k: int) -> tuple[float, float, int]:
+    """Attention of the decodes of lane ``which``, ``k`` steps on: seconds, growth per step, steps it stays linear."""
+    lane = lanes(state)[which]
     d = lane.decoding
     value, slope, room = 0.0, 0.0, FAR
     for w in range(table.num_windows):
@@ -75,7 +78,13 @@ def decode_line(state: State, table: Table, l: int, k: int) -> tuple[float, floa
                 ints(state)[lane.sums_at + w] + ints(state)[lane.below_at + w] * k,
                 ints(state)[lane.below_at + w] / d,
             )
-        v, s, r = piece(floats(state), table, table.decode_s + (w * table.decode_rows + d) * table.num_contexts, total / d, grows)
+        v, s, r = piece(
+            floats(state),
+            table,
+            table.decode_s + (w * table.decode_rows + d) * table.num_contexts,
+            total / d,
+            grows,
+        )
         if table.has_longest:
             longest = float(lane.longest + lane.counter + k)
             alone = min(longest, window)
@@ -113,14 +122,14 @@ def prefill_seconds(numbers: FloatArray, table: Table, q: int, kv: int) -> tuple
 
 
 @jit
-def lane_line(state: State, table: Table, l: int, k: int) -> tuple[float, float, int]:
-    """The planned step of lane ``l``, ``k`` steps on, host and transfers included."""
-    lane = lanes(state)[l]
+def lane_line(state: State, table: Table, which: int, k: int) -> tuple[float, float, int]:
+    """The planned step of lane ``which``, ``k`` steps on, host and transfers included."""
+    lane = lanes(state)[which]
     value, slope, room = 0.0, 0.0, FAR
     d = 0
     if lane.decodes > 0:
         d = lane.decoding
-        value, slope, room = decode_line(state, table, l, k)
+        value, slope, room = decode_line(state, table, which, k)
     rows = d + lane.rows
     mixed = 1 if lane.chunks > 0 else 0
     value += floats(state)[table.tokens_s + mixed * table.tokens + min(lane.tokens, table.tokens - 1)]
@@ -135,9 +144,9 @@ def unit_line(state: State, table: Table, u: int, k: int) -> tuple[float, float,
     """The same of a unit: its slowest lane; idle ones run along."""
     first = u * table.lanes_per_unit
     value, slope, room = 0.0, 0.0, FAR
-    for l in range(first, first + table.lanes_per_unit):
-        if lanes(state)[l].tokens > 0:
-            v, s, r = lane_line(state, table, l, k)
+    for which in range(first, first + table.lanes_per_unit):
+        if lanes(state)[which].tokens > 0:
+            v, s, r = lane_line(state, table, which, k)
             value, slope, room = upper(value, slope, room, v, s, r)
     return value, slope, room
 
@@ -183,12 +192,14 @@ def _first_after(target: float, value: float, slope: float, most: int) -> int:
 
 
 @jit
-def _record(state: State, table: Table, u: int, done: int, now: float, value: float, slope: float, n: int) -> None:
+def _record(
+    state: State, table: Table, u: int, done: int, now: float, value: float, slope: float, n: int
+) -> None:
     """Gaps of ``n`` steps; in the first step of a span requests may have waited since different times."""
     first = u * table.lanes_per_unit
     count, since = 0, 0
-    for l in range(first, first + table.lanes_per_unit):
-        lane = lanes(state)[l]
+    for which in range(first, first + table.lanes_per_unit):
+        lane = lanes(state)[which]
         if lane.decodes == 0:
             continue
         count += lane.decoding
@@ -197,7 +208,9 @@ def _record(state: State, table: Table, u: int, done: int, now: float, value: fl
             if lane.decoding > lane.fresh:
                 add_gaps(state, table, now + value - lane.last_s, lane.decoding - lane.fresh)
             for i in range(lane.fresh):
-                add_gaps(state, table, now + value - requests(state)[ints(state)[lane.fresh_at + i]].last_s, 1)
+                add_gaps(
+                    state, table, now + value - requests(state)[ints(state)[lane.fresh_at + i]].last_s, 1
+                )
     if count == 0:
         return
     k = since
@@ -206,7 +219,7 @@ def _record(state: State, table: Table, u: int, done: int, now: float, value: fl
         bin = gap_bin(state, table, gap)
         same = n - k
         if slope > 0.0 and bin < ITL_EDGES:
-            same = min(same, max(1, int(math.ceil((floats(state)[table.edges + bin] - gap) / slope))))
+            same = min(same, max(1, math.ceil((floats(state)[table.edges + bin] - gap) / slope)))
         elif slope < 0.0:
             same = 1
         ints(state)[table.gaps + bin] += same * count

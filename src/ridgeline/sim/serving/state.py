@@ -83,9 +83,15 @@ LANE = np.dtype(
         ("last_s", "f8"),  # end of the last decode step
         ("unused", "i8"),  # head of the chain of unused entries of the prefix cache
         # where its arrays begin in `State.ints`, and its entries in `State.entries`:
-        ("queues_at", "i8"),  # [levels + 1, 2] head and tail; the last queue: those that run, in order of admission
+        (
+            "queues_at",
+            "i8",
+        ),  # [levels + 1, 2] head and tail; the last queue: those that run, in order of admission
         ("ends_at", "i8"),  # [max_seqs] heap of (end << 32 | request)
-        ("phases_at", "i8"),  # [block_size] decoding requests by the counter (mod block_size) that needs a block
+        (
+            "phases_at",
+            "i8",
+        ),  # [block_size] decoding requests by the counter (mod block_size) that needs a block
         ("sums_at", "i8"),  # [W] sum of min(context, window)
         ("below_at", "i8"),  # [W] decoding requests whose context is below the window
         ("crossings_at", "i8"),  # [W][window + 1] how many reach it, by counter
@@ -131,7 +137,10 @@ ENGINE = np.dtype(
 #: passes one pointer for it.
 TABLE = np.dtype(
     [
-        *((name, "f8") for name in ("hidden_s", "hidden_seq_s", "host_s", "host_row_s", "host_new_s", "fixed_s")),
+        *(
+            (name, "f8")
+            for name in ("hidden_s", "hidden_seq_s", "host_s", "host_row_s", "host_new_s", "fixed_s")
+        ),
         *((name, "f8") for name in ("pair_j", "context_j", "kv_bytes", "think_s", "timeout_s")),
         # floats
         ("tokens_s", "i8"),  # [2, tokens]
@@ -156,8 +165,14 @@ TABLE = np.dtype(
         ("samples", "i8"),  # [num_samples, 3]
         ("log", "i8"),  # [num_log] requests that ended, of driven engines
         # sizes
-        *((name, "i8") for name in ("tokens", "rows", "decode_rows", "num_windows", "num_contexts", "num_q", "num_kv")),
-        *((name, "i8") for name in ("drafts", "tiers", "has_cancel", "num_deadlines", "num_samples", "num_log")),
+        *(
+            (name, "i8")
+            for name in ("tokens", "rows", "decode_rows", "num_windows", "num_contexts", "num_q", "num_kv")
+        ),
+        *(
+            (name, "i8")
+            for name in ("drafts", "tiers", "has_cancel", "num_deadlines", "num_samples", "num_log")
+        ),
         ("buckets", "i8"),
         # settings
         *((name, "i8") for name in ("schedule", "lanes_per_unit", "max_seqs", "max_tokens", "num_blocks")),

@@ -1,0 +1,146 @@
+"""Time the serving simulation: requests and iterations per second of one replica on one core.
+
+    python benchmarks/serving.py [--azure AzureLLMInferenceTrace_conv.csv] [--mooncake mooncake_conversation.jsonl.gz]
+
+An 8B model on one H100 as a roofline: 16 GB of weights or 16 us per token, 0.13 MB of KV cache per token at 3 TB/s.
+Azure lengths arrive as a Poisson stream at ``--load`` of what a burst of them reaches; without a file lengths are
+drawn log-normal with its means. Mooncake requests keep their own order and prefixes, in time compressed to that load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gzip
+import json
+import time
+
+import numpy as np
+
+from ridgeline.facts.requests import Requests
+from ridgeline.sim.serving.simulate import simulate
+from ridgeline.sim.serving.table import StepTable
+
+
+def h100_8b() -> StepTable:
+    """One H100 with an 8B model, by roofline."""
+    contexts = np.array([1.0, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144])
+    max_seqs, max_tokens = 256, 8192
+    per_token_s = 0.131e6 / 3e12
+    batch = np.arange(max_seqs + 1)[:, None]
+    tokens = np.arange(max_tokens + 1)
+    return StepTable(
+        tokens_s=np.stack([np.maximum(5e-3, tokens * 16e-6)] * 2),
+        rows_s=1e-6 * np.arange(2 * max_seqs + 1),
+        windows=np.array([np.inf]),
+        contexts=contexts,
+        decode_s=(batch * contexts * per_token_s)[None],
+        longest_s=(8 * contexts * per_token_s)[None] / 100,
+        prefill_q=2.0 ** np.arange(14),
+        prefill_kv=2.0 ** np.arange(19),
+        prefill_s=np.full((14, 19), 1e-12),
+        prefill_fixed_s=1e-4,
+        host_hidden_s=(2e-3, 1e-6),
+        host_s=(3e-4, 1e-6, 1e-5),
+        static_w=150.0,
+        tokens_j=0.01 * tokens,
+        pair_j=1e-10,
+        context_j=1e-6,
+        block_size=16,
+        num_blocks=27_000,
+        max_seqs=max_seqs,
+        max_tokens=max_tokens,
+        kv_bytes_per_token=0.131e6,
+    )
+
+
+def azure(path: str | None, n: int) -> Requests:
+    """Lengths of the Azure conversation trace, repeated to ``n`` requests that all arrive at once."""
+    rng = np.random.default_rng(0)
+    if path:
+        rows = np.loadtxt(path, delimiter=",", skiprows=1, usecols=(1, 2), dtype=np.int64)
+        lengths = np.maximum(rows[np.arange(n) % len(rows)], 1)
+    else:
+        lengths = 1 + np.stack([rng.lognormal(6.5, 1.0, n), rng.lognormal(5.0, 0.8, n)], axis=1).astype(
+            np.int64
+        )
+    return Requests(np.zeros(n), lengths[:, 0].copy(), lengths[:, 1].copy())
+
+
+def mooncake(path: str, copies: int) -> Requests:
+    """The Mooncake conversation trace; every copy has prefixes of its own."""
+    with gzip.open(path, "rt") as file:
+        rows = [json.loads(line) for line in file]
+    ids = np.concatenate([row["hash_ids"] for row in rows]).astype(np.int64)
+    counts = np.array([len(row["hash_ids"]) for row in rows])
+    arrival = np.array([row["timestamp"] for row in rows]) / 1e3
+    span, distinct = arrival[-1] + 1.0, int(ids.max()) + 1
+    return Requests(
+        arrival_s=np.concatenate([arrival + k * span for k in range(copies)]),
+        input_tokens=np.tile([max(row["input_length"], 1) for row in rows], copies),
+        output_tokens=np.tile([max(row["output_length"], 1) for row in rows], copies),
+        block_tokens=512,
+        block_hashes=np.concatenate([ids + k * distinct for k in range(copies)]),
+        block_starts=np.concatenate(([0], np.cumsum(np.tile(counts, copies)))),
+    )
+
+
+def at_load(requests: Requests, table: StepTable, load: float) -> Requests:
+    """Arrivals such that the engine would need ``load`` of the time: the rate of a burst, times the load."""
+    n = min(len(requests), 20_000)
+    head = dataclasses.replace(
+        requests,
+        arrival_s=np.zeros(n),
+        input_tokens=requests.input_tokens[:n],
+        output_tokens=requests.output_tokens[:n],
+        block_starts=None if requests.block_starts is None else requests.block_starts[: n + 1],
+    )
+    rate = load * n / simulate(head, table).end_s
+    if requests.arrival_s.any():
+        return dataclasses.replace(
+            requests, arrival_s=requests.arrival_s * (len(requests) / rate / requests.arrival_s[-1])
+        )
+    gaps = np.random.default_rng(1).exponential(1 / rate, len(requests))
+    return dataclasses.replace(requests, arrival_s=np.cumsum(gaps))
+
+
+def report(name: str, requests: Requests, table: StepTable, repeats: int) -> None:
+    best = np.inf
+    for _ in range(repeats):
+        start = time.perf_counter()
+        outcome = simulate(requests, table)
+        best = min(best, time.perf_counter() - start)
+    n = len(requests)
+    batch = outcome.batch_steps @ np.arange(outcome.batch_steps.size) / outcome.steps
+    print(
+        f"{name:28s} {n:9,d} requests {n / best:11,.0f} requests/s {outcome.steps / best:12,.0f} iterations/s   "
+        f"mean batch {batch:5.1f}, cached {outcome.cached_tokens.sum() / requests.input_tokens.sum():4.0%}, "
+        f"preempted {int(outcome.preemptions.sum()):,d}, busy {outcome.busy_s / outcome.end_s:.0%}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--azure", help="AzureLLMInferenceTrace_conv.csv")
+    parser.add_argument("--mooncake", help="mooncake_conversation.jsonl.gz")
+    parser.add_argument("--requests", type=int, default=200_000)
+    parser.add_argument("--load", type=float, default=0.8)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    table = h100_8b()
+    start = time.perf_counter()
+    simulate(azure(options.azure, 10), table)
+    print(f"first call {time.perf_counter() - start:.1f} s (compiled code is kept on disk)")
+    report(
+        "Azure conversation",
+        at_load(azure(options.azure, options.requests), table, options.load),
+        table,
+        options.repeats,
+    )
+    if options.mooncake:
+        requests = mooncake(options.mooncake, 5)
+        report("Mooncake, prefix cache", at_load(requests, table, options.load), table, options.repeats)
+
+
+if __name__ == "__main__":
+    main()
