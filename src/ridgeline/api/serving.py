@@ -78,7 +78,7 @@ def answer(
     plans = serving_check.candidates(found, asked.load, asked.target)
     requests = None if asked.trace is None else asked.trace.requests
     checked, tried = serving_check.first_that_keeps(
-        plans, asked.load, asked.target, simulated, requests=requests, progress=progress
+        plans, asked.load, asked.target, simulated, chips=asked.chips, requests=requests, progress=progress
     )
     notes = (*asked.notes, *_remarks(asked, checked, tried))
     most = serving_check.largest_rate(checked.plan, asked.load, asked.target, simulated, progress=progress)
@@ -104,7 +104,6 @@ def simulated(requests: Requests, pool: Pool) -> Outcome:
 
 
 def _searched(asked: ServingRequest, progress: Callable[[int], None] | None) -> ServingSearch:
-    # a pipeline of plans that one pool serves is what a trace, a rate and a target are checked against alike
     try:
         return search(
             asked.architecture, asked.chip, asked.cluster, asked.chips, asked.load, asked.target, asked.space,
@@ -119,21 +118,26 @@ def _searched(asked: ServingRequest, progress: Callable[[int], None] | None) -> 
 
 
 def _would_fit(asked: ServingRequest) -> str:
-    """The smallest change that makes the model fit: open degrees, more chips, a narrower format."""
+    """The smallest changes that make the model fit: open degrees, more chips; or a narrower format on these chips."""
     fixed = asked.space.fixed
     open_degrees = {name: value for name, value in fixed.items() if name not in DEGREES}
     open_formats = {name: value for name, value in open_degrees.items() if name not in ("precision", "kv")}
-    here = asked.chips or 0
-    for chosen, chips in (
-        *((open_degrees, n) for n in _TRIED if n <= here),
-        *((open_formats, n) for n in _TRIED if n <= here),
-        *((fixed, n) for n in _TRIED if n > here),
-        *((open_degrees, n) for n in _TRIED if n > here),
-    ):
-        words = _fitting(asked, dataclasses.replace(asked.space, fixed=chosen), chips)
-        if words:
-            return f"{words} would fit"
-    return f"it fits on no layout of up to {_TRIED[-1]:,} chips"
+    here = asked.chips or _TRIED[-1]
+    same = [(fixed, n) for n in _TRIED if n > here] if open_degrees == fixed else []
+    tries = (
+        [
+            *((open_degrees, n) for n in _TRIED if n <= here),
+            *same,
+            *((open_degrees, n) for n in _TRIED if n > here),
+        ],
+        [(open_formats, n) for n in _TRIED if n <= here] if open_formats != open_degrees else [],
+    )
+    found = []
+    for attempts in tries:
+        words = (_fitting(asked, dataclasses.replace(asked.space, fixed=one), n) for one, n in attempts)
+        found += [next((each for each in words if each), "")]
+    said = " or ".join(words for words in found if words)
+    return f"{said} would fit" if said else f"it fits on no layout of up to {_TRIED[-1]:,} chips"
 
 
 def _fitting(asked: ServingRequest, space: ServingSpace, chips: int) -> str:
@@ -142,7 +146,7 @@ def _fitting(asked: ServingRequest, space: ServingSpace, chips: int) -> str:
     for base in space.bases(asked.architecture, asked.chip, asked.cluster):
         for one in space.services(base, chips):
             if one.layout.chips == chips and lacking_bytes(memory(one), tokens) <= 0.0:
-                return f"{one.layout} in {one.precision.linear} on {chips} chips"
+                return f"{one.layout} in {one.precision.linear} on {chips} chip{'s' if chips > 1 else ''}"
     return ""
 
 

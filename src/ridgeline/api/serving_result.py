@@ -14,6 +14,7 @@ from ridgeline.api.written import written
 from ridgeline.explore.serving_check import Check
 from ridgeline.explore.serving_plan import Load, ServingPlan, Target
 from ridgeline.explore.serving_search import ServingSearch, table_of
+from ridgeline.explore.serving_space import NARROW
 from ridgeline.facts import catalog
 from ridgeline.graph.serving.memory import memory
 from ridgeline.insight.serving_labels import labels_of
@@ -215,7 +216,8 @@ def _assumptions(result: ServingResult) -> list[str]:
             "no target and no load given: the plan with most tokens/s/chip at 20 tokens/s/user is taken"
         )
     notes.append("TTFT and TPOT in tables are closed-form means without queues of random arrivals")
-    if one.precision.linear not in ("bf16", "fp16") and "precision" not in asked.space.fixed:
+    chosen = one.precision.linear not in ("bf16", "fp16") and "precision" not in asked.space.fixed
+    if chosen and asked.architecture.family not in NARROW:  # those were trained and released in 8 bits
         notes.append(
             f"{one.precision.linear} weights: check that the checkpoint exists and keeps the quality you need; "
             "--precision fixes the format"

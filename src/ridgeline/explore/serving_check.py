@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ridgeline.explore.serving_plan import Load, ServingPlan, Target
-from ridgeline.explore.serving_search import ServingSearch, capacity, table_of
+from ridgeline.explore.serving_search import ServingSearch, capacity, table_of, with_replicas
 from ridgeline.facts.requests import Requests
 from ridgeline.facts.traffic import Closed, Independent, Poisson, Slo, Traffic, UniformLength
 from ridgeline.metrics.serving import ServingMetrics, serving_metrics, tpot_s
@@ -96,13 +96,10 @@ def check(
         if load.rate is not None:
             requests, words = open_loop(load, load.rate * share, plan.users * share, target, seed)
         else:
-            requests, words = closed_loop_of(load, round((load.users or _users(plan)) * share), target, seed)
+            requests, words = closed_loop_of(
+                load, round((load.users or plan.all_users) * share), target, seed
+            )
     return _judged(plan, load, target, simulate, requests, words, replicas)
-
-
-def _users(plan: ServingPlan) -> float:
-    """Requests under way in all pools of a plan, those in prefill too."""
-    return plan.users + (plan.requests_per_s * plan.ttft_s if plan.disaggregated else 0.0)
 
 
 def _judged(
@@ -204,21 +201,50 @@ def first_that_keeps(
     target: Target,
     simulate: Simulate,
     *,
+    chips: int | None = None,
     requests: Requests | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Check, int]:
-    """The first plan whose percentiles keep the target, else the one that misses least; and how many were tried."""
+    """The first plan whose percentiles keep the target, else the one that misses least; and how many were tried.
+
+    Where a rate and a target are given the number of replicas follows from them: a plan that misses comes back with
+    one more, as long as ``chips`` allow.
+    """
     closest: Check | None = None
-    for tried, plan in enumerate(plans, 1):
+    waiting = [(plan.chips if load.rate is not None else 0, n, plan) for n, plan in enumerate(plans)]
+    tried = 0
+    while waiting and tried < 2 * TRIES:
+        waiting.sort(key=lambda item: item[:2])
+        _, number, plan = waiting.pop(0)
         found = check(plan, load, target, simulate, requests=requests)
+        tried += 1
         if progress:
             progress(1)
         if found.met:
             return found, tried
         if closest is None or _miss(found, target) < _miss(closest, target):
             closest = found
+        more = grown(found, load, target) if load.rate is not None and target.given else None
+        if more is not None and (chips is None or more.chips <= chips):
+            waiting.append((more.chips, number, more))
     assert closest is not None, "a search without plans is checked"
-    return closest, len(plans)
+    return closest, tried
+
+
+def grown(found: Check, load: Load, target: Target) -> ServingPlan | None:
+    """The plan with an engine more where it missed: of the prefill pool for TTFT, else of the decoding ones."""
+    plan = found.plan
+    assert load.rate is not None
+    if plan.prefill is None:
+        return with_replicas(plan.service, table_of(plan.service, load), load, plan.replicas + 1, load.rate)
+    first = found.tpot_s <= (target.tpot_s or math.inf)
+    size = plan.prefill.layout.chips if first else plan.service.layout.chips
+    return dataclasses.replace(
+        plan,
+        chips=plan.chips + size,
+        prefill_replicas=plan.prefill_replicas + first,
+        replicas=plan.replicas + (not first),
+    )
 
 
 def _miss(found: Check, target: Target) -> float:

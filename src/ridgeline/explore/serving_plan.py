@@ -90,6 +90,11 @@ class ServingPlan:
         return self.service.layout.chips * self.replicas + extra
 
     @property
+    def all_users(self) -> float:
+        """Requests under way, those in a pool of prefill engines too."""
+        return self.users + (self.requests_per_s * self.ttft_s if self.disaggregated else 0.0)
+
+    @property
     def max_seqs(self) -> int:
         """Requests that one attention rank may decode at a time under this load: the next power of two above it."""
         ranks = self.replicas * self.service.layout.dp

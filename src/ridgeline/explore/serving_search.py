@@ -27,6 +27,9 @@ from ridgeline.sim.serving.table import StepTable
 NEAR = 0.95
 #: Without a target: tokens a second that a reader follows.
 READING = 20.0
+#: Share of the closed form's rate that replicas are given where their number follows from a rate: queues of random
+#: arrivals need the rest. The simulation then says whether it is enough.
+HEADROOM = 0.85
 #: Prefill engines that are combined with every decode engine of the same software and formats.
 PREFILLS = 4
 #: Chips that engines may take where the number of chips is open: two scale-up domains, at least and at most so many.
@@ -111,15 +114,15 @@ def search(
     room = chips or int(np.clip(2 * (cluster.tiers[0].size or OPEN_CHIPS[0]), *OPEN_CHIPS))
     for base in chosen.bases(architecture, chip, cluster):
         _add(found, chosen.services(base, room), chips, load, wanted, progress)
-    if not found.plans:
-        raise NothingFits(_nothing(found, architecture, load, room), found.lack, len(found.tables))
     near = _near(found.plans, wanted)
     _add(found, (v for one in near for v in chosen.variants(one)), chips, load, wanted, progress)
-    if pools_apart and chips is not None:
+    if pools_apart:
         pairs = _apart(found.tables, chips, load, wanted)
         found.plans += pairs
         if progress:
             progress(len(pairs))
+    if not found.plans:
+        raise NothingFits(_nothing(found, architecture, load, room), found.lack, len(found.tables))
     plans = tuple(sorted(found.plans, key=lambda plan: plan.key))
     return ServingSearch(
         plans=plans,
@@ -171,12 +174,12 @@ def _plans(
     one: Service, table: StepTable, chips: int | None, load: Load, target: Target
 ) -> Iterator[ServingPlan]:
     """One service at the loads that are asked for."""
-    if chips is None:
-        assert load.rate is not None
-        plan = _enough(one, table, load, load.rate, target)
+    if load.rate is not None and (chips is None or target.given):
+        plan = _enough(one, table, chips, load, load.rate, target)
         if plan is not None:
             yield plan
         return
+    assert chips is not None
     replicas = chips // one.layout.chips
     if load.rate is not None:
         steady = at_rate(table, load, load.rate / replicas)
@@ -223,21 +226,28 @@ def at_rate(table: StepTable, load: Load, rate: float) -> Steady | None:
     return closed_loop(table, load.isl, load.osl, max(users, 1.0))
 
 
-def _enough(one: Service, table: StepTable, load: Load, rate: float, target: Target) -> ServingPlan | None:
-    """So many replicas as the rate needs, each as busy as the target allows."""
-    held: list[Steady] = []
-    for users in batches(table, load):
-        steady = closed_loop(table, load.isl, load.osl, users)
-        if target.met(steady.ttft_s, steady.tpot_s) and (target.given or steady.tpot_s <= 1.0 / READING):
-            held.append(steady)
-    if not held:
+def _enough(
+    one: Service, table: StepTable, chips: int | None, load: Load, rate: float, target: Target
+) -> ServingPlan | None:
+    """So many replicas as the rate needs, each as busy as the target allows; None where the chips are too few."""
+    loads = [closed_loop(table, load.isl, load.osl, users) for users in batches(table, load)]
+    wanted = target if target.given else Target(tpot_s=1.0 / READING)
+    held = [steady for steady in loads if wanted.met(steady.ttft_s, steady.tpot_s)]
+    best = max(steady.output_tokens_per_s for steady in held or loads) / load.osl
+    replicas = math.ceil(rate / (HEADROOM * best))
+    if chips is not None:
+        replicas = min(replicas, chips // one.layout.chips)
+    return with_replicas(one, table, load, replicas, rate)
+
+
+def with_replicas(
+    one: Service, table: StepTable, load: Load, replicas: int, rate: float
+) -> ServingPlan | None:
+    """So many replicas that share a rate, on chips of their own; None where they cannot keep up."""
+    steady = at_rate(table, load, rate / replicas)
+    if steady is None:
         return None
-    best = max(steady.output_tokens_per_s for steady in held) / load.osl
-    replicas = math.ceil(rate / best)
-    steady_at = at_rate(table, load, rate / replicas)
-    if steady_at is None:
-        return None
-    return _plan(one, replicas, replicas * one.layout.chips, steady_at, rate=rate, osl=load.osl)
+    return _plan(one, replicas, replicas * one.layout.chips, steady, rate=rate, osl=load.osl)
 
 
 def _plan(
@@ -258,7 +268,7 @@ def _plan(
 
 
 def _apart(
-    tables: Sequence[tuple[Service, StepTable]], chips: int, load: Load, target: Target
+    tables: Sequence[tuple[Service, StepTable]], chips: int | None, load: Load, target: Target
 ) -> list[ServingPlan]:
     """Prefill and decode pools of one engine's software and formats."""
     groups: dict[tuple[str, Precision], list[tuple[Service, StepTable]]] = {}
@@ -274,65 +284,103 @@ def _apart(
                 steady = pools.decode_alone(table, load.isl, load.osl, users)
                 if steady is None:
                     continue
-                for made in (_pair(one, steady, *rest, chips, load) for rest in prefills):
+                for prefill in prefills:
+                    made = (
+                        _pair(one, steady, prefill, chips, load)
+                        if load.rate is None
+                        else _pair_for(one, steady, prefill, chips, load, target)
+                    )
                     if made is not None:
                         plans.append(made)
     return list(_thinned(plans, target))
 
 
-def _prefills(
-    members: Sequence[tuple[Service, StepTable]], load: Load
-) -> list[tuple[Service, pools.PrefillRate, float]]:
+@dataclass(frozen=True, slots=True)
+class _Prefill:
+    """A prefill engine, what it does, and how long the cache of a prompt takes to a decode engine."""
+
+    service: Service
+    rate: pools.PrefillRate
+    sent_s: float
+
+    @property
+    def chips(self) -> int:
+        return self.service.layout.chips
+
+
+def _prefills(members: Sequence[tuple[Service, StepTable]], load: Load) -> list[_Prefill]:
     """The prefill engines that no other beats in time and in prompts a chip, best yield first."""
-    rated = []
-    for one, table in members:
-        if one.speculation.method == "none":
-            rated.append((one, pools.prefill_rate(table, load.isl), pools.transfer_s(one, table, load.isl)))
-    rated.sort(key=lambda item: (-item[1].requests_per_s / item[0].layout.chips, item[1].took_s))
-    kept: list[tuple[Service, pools.PrefillRate, float]] = []
+    rated = [
+        _Prefill(one, pools.prefill_rate(table, load.isl), pools.transfer_s(one, table, load.isl))
+        for one, table in members
+        if one.speculation.method == "none"
+    ]
+    rated.sort(key=lambda item: (-item.rate.requests_per_s / item.chips, item.rate.took_s))
+    kept: list[_Prefill] = []
     for item in rated:
-        if not kept or item[1].took_s < 0.95 * kept[-1][1].took_s:
+        if not kept or item.rate.took_s < 0.95 * kept[-1].rate.took_s:
             kept.append(item)
     return kept[:PREFILLS]
 
 
 def _pair(
-    one: Service,
-    steady: Steady,
-    prefill: Service,
-    rate: pools.PrefillRate,
-    sent_s: float,
-    chips: int,
-    load: Load,
+    one: Service, steady: Steady, prefill: _Prefill, chips: int | None, load: Load
 ) -> ServingPlan | None:
-    """The balanced pair of pools; None where the chips do not hold both, or the load asked for is another."""
+    """The balanced pair of pools; None where the chips do not hold both, or the users asked for are others."""
+    assert chips is not None
     each = steady.output_tokens_per_s / load.osl
     prefills, decodes, served = pools.divide(
-        chips, prefill.layout.chips, one.layout.chips, rate.requests_per_s, each
+        chips, prefill.chips, one.layout.chips, prefill.rate.requests_per_s, each
     )
     if not served:
         return None
-    if load.rate is not None and not 0.5 * served <= load.rate <= served:
+    plan = _divided(one, steady, prefill, prefills, decodes, served, chips, load)
+    if load.users is not None and not 0.7 <= plan.all_users / load.users <= 1.4:
         return None
-    users = steady.running * decodes * served / (each * decodes)
-    if load.users is not None and not 0.7 <= users / load.users <= 1.4:
+    return plan
+
+
+def _pair_for(
+    one: Service, steady: Steady, prefill: _Prefill, chips: int | None, load: Load, target: Target
+) -> ServingPlan | None:
+    """Pools as large as the rate needs; None where the chips are too few, or a smaller batch would do."""
+    assert load.rate is not None
+    each = HEADROOM * steady.output_tokens_per_s / load.osl
+    decodes = math.ceil(load.rate / each)
+    prefills = math.ceil(load.rate / (pools.BUSY * prefill.rate.requests_per_s))
+    used = decodes * one.layout.chips + prefills * prefill.chips
+    if (chips is not None and used > chips) or (load.rate < 0.5 * each * decodes and steady.running > 1.0):
         return None
-    served = load.rate or served
-    busy = served / (prefills * rate.requests_per_s)
-    ttft = rate.ttft_s(min(busy, pools.BUSY), prefills) + sent_s
+    paid = used if target.given or chips is None else chips
+    return _divided(one, steady, prefill, prefills, decodes, load.rate, paid, load)
+
+
+def _divided(
+    one: Service,
+    steady: Steady,
+    prefill: _Prefill,
+    prefills: int,
+    decodes: int,
+    served: float,
+    chips: int,
+    load: Load,
+) -> ServingPlan:
+    """The plan of two pools that serve so many requests a second."""
+    busy = served / (prefills * prefill.rate.requests_per_s)
+    ttft = prefill.rate.ttft_s(min(busy, pools.BUSY), prefills) + prefill.sent_s
     return ServingPlan(
         service=one,
         replicas=decodes,
         chips=chips,
-        users=users,
+        users=served * steady.tpot_s * max(load.osl - 1.0, 1.0),
         steady=steady,
         ttft_s=ttft,
         tpot_s=steady.tpot_s,
         requests_per_s=served,
         output_tokens_per_s=served * load.osl,
-        prefill=prefill,
+        prefill=prefill.service,
         prefill_replicas=prefills,
-        transfer_s=sent_s,
+        transfer_s=prefill.sent_s,
     )
 
 
