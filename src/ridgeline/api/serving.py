@@ -14,7 +14,7 @@ from ridgeline.api.serving_result import ServingResult
 from ridgeline.api.serving_words import plan_words, time_words
 from ridgeline.explore import serving_check
 from ridgeline.explore.serving_check import Check, Pool
-from ridgeline.explore.serving_plan import Load
+from ridgeline.explore.serving_plan import SPREAD, Load
 from ridgeline.explore.serving_search import NothingFits, ServingSearch, lacking_bytes, search
 from ridgeline.explore.serving_space import ServingSpace
 from ridgeline.facts.architecture import Architecture
@@ -144,7 +144,7 @@ def _fitting(asked: ServingRequest, space: ServingSpace, chips: int) -> str:
     """A service that fits on so many chips, in words; empty where none does."""
     tokens = asked.load.isl + asked.load.osl
     for base in space.bases(asked.architecture, asked.chip, asked.cluster):
-        for one in space.services(base, chips):
+        for one in space.services(base, chips, asked.load.longest_prompt):
             if one.layout.chips == chips and lacking_bytes(memory(one), tokens) <= 0.0:
                 return f"{one.layout} in {one.precision.linear} on {chips} chip{'s' if chips > 1 else ''}"
     return ""
@@ -196,7 +196,7 @@ def _remarks(asked: ServingRequest, checked: Check, tried: int) -> list[str]:
     elif not checked.keeps_up:
         notes.append("the queue grows in the simulation: the chips do not keep up with this load")
     if asked.trace is None:
-        share = round(100 * serving_check.SPREAD)
+        share = round(100 * SPREAD)
         notes.append(f"simulated lengths vary evenly by {share} % around their means (assumption)")
     if checked.replicas < checked.plan.replicas:
         notes.append(

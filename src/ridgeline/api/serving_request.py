@@ -158,6 +158,7 @@ def _load_of(file: RequestFile) -> Load:
     return Load(
         isl=float(np.mean(requests.input_tokens)),
         osl=max(float(np.mean(requests.output_tokens)), 1.0),
+        longest=float(np.max(requests.input_tokens)),
         rate=(len(requests) - 1) / float(requests.arrival_s[-1] - requests.arrival_s[0]),
     )
 

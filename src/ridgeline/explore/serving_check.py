@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ridgeline.explore.serving_plan import Load, ServingPlan, Target
+from ridgeline.explore.serving_plan import SPREAD, Load, ServingPlan, Target
 from ridgeline.explore.serving_search import ServingSearch, capacity, table_of, with_replicas
 from ridgeline.facts.requests import Requests
 from ridgeline.facts.traffic import Closed, Independent, Poisson, Slo, Traffic, UniformLength
@@ -23,9 +23,6 @@ from ridgeline.sim.serving.steady import closed_loop
 from ridgeline.sim.serving.table import StepTable
 from ridgeline.sim.serving.traffic import requests_of
 
-#: Lengths of made-up requests are spread evenly over this share of the mean on both sides: an assumption. Equal
-#: lengths would keep the users of a closed loop in step for ever.
-SPREAD = 0.2
 FEWEST, MOST = 1000, 20_000  # requests of one check
 BISECTIONS = 10
 TRIES = 10  # plans that are simulated until one keeps the target

@@ -9,18 +9,30 @@ from typing import Any
 from ridgeline.facts.serving import Deployment, Limits, Service, model_id_of
 from ridgeline.sim.serving.steady import Steady
 
+#: Lengths of made-up requests are spread evenly over this share of the mean on both sides: an assumption. Equal
+#: lengths would keep the users of a closed loop in step for ever.
+SPREAD = 0.2
+#: Requests under way swing around their mean: so many times the mean may decode at a time.
+SWING = 1.5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """What users ask: prompts of ``isl`` and answers of ``osl`` tokens in the mean.
 
     ``users``: requests under way at all times over all replicas; ``rate``: requests a second. Both None: any load.
+    ``longest``: tokens of the longest prompt; None = `SPREAD` above the mean.
     """
 
     isl: float
     osl: float
     users: float | None = None
     rate: float | None = None
+    longest: float | None = None
+
+    @property
+    def longest_prompt(self) -> int:
+        return math.ceil(self.longest or (1.0 + SPREAD) * self.isl)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +108,9 @@ class ServingPlan:
 
     @property
     def max_seqs(self) -> int:
-        """Requests that one attention rank may decode at a time under this load: the next power of two above it."""
+        """Requests that one attention rank may decode at a time under this load: a power of two with room to swing."""
         ranks = self.replicas * self.service.layout.dp
-        wanted = 2 ** math.ceil(math.log2(max(self.users / ranks, 1.0)) - 1e-9)
+        wanted = 2 ** math.ceil(math.log2(max(SWING * self.users / ranks, 1.0)))
         return int(min(wanted, self.service.max_seqs))
 
     @property

@@ -113,9 +113,16 @@ def search(
     chosen, wanted, found = space or ServingSpace(), target or Target(), _Found()
     room = chips or int(np.clip(2 * (cluster.tiers[0].size or OPEN_CHIPS[0]), *OPEN_CHIPS))
     for base in chosen.bases(architecture, chip, cluster):
-        _add(found, chosen.services(base, room), chips, load, wanted, progress)
+        _add(found, chosen.services(base, room, load.longest_prompt), chips, load, wanted, progress)
     near = _near(found.plans, wanted)
-    _add(found, (v for one in near for v in chosen.variants(one)), chips, load, wanted, progress)
+    _add(
+        found,
+        (v for one in near for v in chosen.variants(one, load.longest_prompt)),
+        chips,
+        load,
+        wanted,
+        progress,
+    )
     if pools_apart:
         pairs = _apart(found.tables, chips, load, wanted)
         found.plans += pairs
@@ -457,7 +464,10 @@ def _miss(plan: ServingPlan, target: Target) -> float:
 
 def _nothing(found: _Found, architecture: Architecture, load: Load, chips: int) -> str:
     if found.considered == 0:
-        return f"no legal layout for {architecture.name} on {chips} chips"
+        return (
+            f"no legal service of {architecture.name} on {chips} chips for prompts of up to "
+            f"{load.longest_prompt:,} tokens (engines that prefill whole prompts need a chunk as long)"
+        )
     if found.tables or found.lack is None:
         rate = f" of {load.rate:g} requests/s" if load.rate is not None else ""
         return f"{architecture.name} cannot keep up with a load{rate} on {chips} chips"

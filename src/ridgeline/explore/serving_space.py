@@ -6,6 +6,7 @@ What is fixed is kept, what is open is enumerated in one order, so that a search
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,33 +77,48 @@ class ServingSpace:
             found += [Speculation(method="mtp", acceptance=self.acceptance[:n]) for n in lengths]
         return found
 
-    def limits(self) -> Limits:
-        """Limits that are fixed."""
-        return Limits(max_seqs=self.fixed.get("max_seqs"), max_batched_tokens=self.fixed.get("chunk"))
+    def limits(self, base: Service, prompt: int) -> Limits:
+        """Limits that are fixed; an engine that prefills whole prompts gets steps that hold the longest."""
+        chunk = self.fixed.get("chunk")
+        if chunk is None and not _holds(base, base.max_batched_tokens, prompt):
+            chunk = 2 ** math.ceil(math.log2(prompt))
+        return Limits(max_seqs=self.fixed.get("max_seqs"), max_batched_tokens=chunk)
 
-    def services(self, base: Service, chips: int) -> Iterator[Service]:
-        """Every service on one engine's software that needs at most ``chips`` chips, fitting or not."""
-        architecture = base.architecture
+    def services(self, base: Service, chips: int, prompt: int) -> Iterator[Service]:
+        """Every service on one engine's software that needs at most ``chips`` chips, fitting or not.
+
+        ``prompt``: tokens of the longest prompt.
+        """
+        architecture, limits = base.architecture, self.limits(base, prompt)
+        if not _holds(base, limits.max_batched_tokens or base.max_batched_tokens, prompt):
+            return
         for precision in self.precisions(base):
             for layout in layouts(architecture, precision, base.cluster, chips, self.fixed):
                 for speculation in self.speculations(architecture):
                     yield base.replace(
-                        layout=layout, precision=precision, speculation=speculation, limits=self.limits()
+                        layout=layout, precision=precision, speculation=speculation, limits=limits
                     )
 
-    def variants(self, one: Service) -> Iterator[Service]:
+    def variants(self, one: Service, prompt: int) -> Iterator[Service]:
         """The service with other chunk sizes and with a cache in fp8, as far as these are open."""
         caches = [one.precision]
         if "kv" not in self.fixed and "fp8" in one.chip.matrix and one.precision.kv != "fp8":
             caches.append(dataclasses.replace(one.precision, kv="fp8"))
         chunks = [one.limits.max_batched_tokens]
         if "chunk" not in self.fixed:
-            chunks += [chunk for chunk in CHUNKS if chunk != one.max_batched_tokens]
+            chunks += [
+                chunk for chunk in CHUNKS if chunk != one.max_batched_tokens and _holds(one, chunk, prompt)
+            ]
         for precision in caches:
             for chunk in chunks:
                 if (precision, chunk) != (one.precision, one.limits.max_batched_tokens):
                     limits = dataclasses.replace(one.limits, max_batched_tokens=chunk)
                     yield one.replace(precision=precision, limits=limits)
+
+
+def _holds(one: Service, chunk: int, prompt: int) -> bool:
+    """Whether an engine with steps of ``chunk`` tokens takes prompts that long: all do that prefill in chunks."""
+    return one.engine.schedule != "whole" or chunk >= prompt
 
 
 def formats(architecture: Architecture, chip: Chip) -> list[Precision]:
