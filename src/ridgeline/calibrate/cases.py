@@ -6,137 +6,85 @@ Empty fields mean unknown and become ``None``; columns that are not listed here 
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-GIB = 2.0**30
+from ridgeline.calibrate.columns import (
+    GIB,
+    CaseError,
+    column,
+    flag,
+    gib,
+    natural,
+    positive,
+    positive_count,
+    read_rows,
+    required_columns,
+    stage,
+    text,
+    values_of,
+)
 
-
-class CaseError(ValueError):
-    """A row of a case file cannot be read; the message names file, line, column and value."""
-
-
-def _text(value: str) -> str:
-    return value
-
-
-def _flag(value: str) -> bool:
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if value.lower() not in known:
-        raise ValueError("expected true or false")
-    return known[value.lower()]
-
-
-def _number(value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        raise ValueError("expected a number") from None
-    if not math.isfinite(number):
-        raise ValueError("expected a finite number")
-    return number
-
-
-def _count(value: str, least: int) -> int:
-    number = _number(value)
-    if number != int(number):
-        raise ValueError("expected a whole number")
-    if number < least:
-        raise ValueError(f"expected {least} or more")
-    return int(number)
-
-
-def _positive_count(value: str) -> int:
-    return _count(value, 1)
-
-
-def _natural(value: str) -> int:
-    return _count(value, 0)
-
-
-def _stage(value: str) -> int:
-    number = _natural(value)
-    if number > 3:
-        raise ValueError("expected 0, 1, 2 or 3")
-    return number
-
-
-def _positive(value: str) -> float:
-    number = _number(value)
-    if number <= 0:
-        raise ValueError("expected a number above zero")
-    return number
-
-
-def _gib(value: str) -> float:
-    return _positive(value) * GIB
-
-
-def _column(
-    read: Callable[[str], Any], default: Any = None, name: str = "", *, required: bool = False
-) -> Any:
-    """A dataclass field that knows its CSV column, its reader and whether a row may leave it empty."""
-    return field(default=default, metadata={"read": read, "column": name, "required": required})
+__all__ = ["GIB", "Case", "CaseError", "case_of", "read_cases"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One measured run. Counts are of sequences, tokens or chips; ``None`` is unknown."""
 
-    id: str = _column(_text, "")
-    source: str = _column(_text, "")
-    date: str = _column(_text, "", "date_or_version")
-    framework: str = _column(_text, "")
-    model: str = _column(_text, "")
-    layers: int | None = _column(_positive_count)
-    hidden: int | None = _column(_positive_count)
-    heads: int | None = _column(_positive_count)
-    kv_heads: int | None = _column(_positive_count)
-    head_dim: int | None = _column(_positive_count)
-    ffn: int | None = _column(_positive_count)  # inner dimension, of one expert where there are experts
-    gated: bool = _column(_flag, True)
-    vocab: int | None = _column(_positive_count)
-    tied: bool = _column(_flag, False, "tied_embeddings")
-    experts: int = _column(_natural, 0)
-    topk: int = _column(_natural, 0)
-    shared_experts: int = _column(_natural, 0)
-    moe_layers: int = _column(_natural, 0)
-    attention: str = _column(_text, "")  # mha, gqa, mqa, mla, swa-mix, hybrid
-    arch_note: str = _column(_text, "")
-    chip: str = _column(_text, "", required=True)
-    num_chips: int = _column(_positive_count, 1, "n_chips", required=True)
-    chips_per_node: int | None = _column(_positive_count)
-    network: str = _column(_text, "")
-    precision: str = _column(_text, "bf16")
-    tp: int = _column(_positive_count, 1)
-    pp: int = _column(_positive_count, 1)
-    vpp: int | None = _column(_positive_count)
-    cp: int = _column(_positive_count, 1)
-    ep: int = _column(_positive_count, 1)
-    etp: int = _column(_positive_count, 1)
-    dp: int | None = _column(_positive_count)
-    zero: int | None = _column(_stage, None, "zero_stage")
-    sequence_parallel: bool | None = _column(_flag)
-    micro_batch: int | None = _column(_positive_count)
-    batch: int = _column(_positive_count, 1, "global_batch", required=True)
-    seq: int = _column(_positive_count, 1, required=True)
-    recompute: str = _column(_text, "")
-    offload: str = _column(_text, "")
-    overlap: str = _column(_text, "")
-    kind: str = _column(_text, "pretrain", "training_kind")
-    step_time_s: float = _column(_positive, math.nan)
-    tokens_per_s_per_chip: float = _column(_positive, math.nan)
-    peak_memory_bytes: float | None = _column(_gib, None, "peak_memory_gib")
-    quality: str = _column(_text, "A")
-    notes: str = _column(_text, "")
-    group: str = _column(_text, "")  # one configuration; repeats share it
-    family: str = _column(_text, "")
-    split: str = _column(_text, "")  # fit, test-config, test-family
+    id: str = column(text, "")
+    source: str = column(text, "")
+    date: str = column(text, "", "date_or_version")
+    framework: str = column(text, "")
+    model: str = column(text, "")
+    layers: int | None = column(positive_count)
+    hidden: int | None = column(positive_count)
+    heads: int | None = column(positive_count)
+    kv_heads: int | None = column(positive_count)
+    head_dim: int | None = column(positive_count)
+    ffn: int | None = column(positive_count)  # inner dimension, of one expert where there are experts
+    gated: bool = column(flag, True)
+    vocab: int | None = column(positive_count)
+    tied: bool = column(flag, False, "tied_embeddings")
+    experts: int = column(natural, 0)
+    topk: int = column(natural, 0)
+    shared_experts: int = column(natural, 0)
+    moe_layers: int = column(natural, 0)
+    attention: str = column(text, "")  # mha, gqa, mqa, mla, swa-mix, hybrid
+    arch_note: str = column(text, "")
+    chip: str = column(text, "", required=True)
+    num_chips: int = column(positive_count, 1, "n_chips", required=True)
+    chips_per_node: int | None = column(positive_count)
+    network: str = column(text, "")
+    precision: str = column(text, "bf16")
+    tp: int = column(positive_count, 1)
+    pp: int = column(positive_count, 1)
+    vpp: int | None = column(positive_count)
+    cp: int = column(positive_count, 1)
+    ep: int = column(positive_count, 1)
+    etp: int = column(positive_count, 1)
+    dp: int | None = column(positive_count)
+    zero: int | None = column(stage, None, "zero_stage")
+    sequence_parallel: bool | None = column(flag)
+    micro_batch: int | None = column(positive_count)
+    batch: int = column(positive_count, 1, "global_batch", required=True)
+    seq: int = column(positive_count, 1, required=True)
+    recompute: str = column(text, "")
+    offload: str = column(text, "")
+    overlap: str = column(text, "")
+    kind: str = column(text, "pretrain", "training_kind")
+    step_time_s: float = column(positive, math.nan)
+    tokens_per_s_per_chip: float = column(positive, math.nan)
+    peak_memory_bytes: float | None = column(gib, None, "peak_memory_gib")
+    quality: str = column(text, "A")
+    notes: str = column(text, "")
+    group: str = column(text, "")  # one configuration; repeats share it
+    family: str = column(text, "")
+    split: str = column(text, "")  # fit, test-config, test-family
 
     @property
     def tokens(self) -> int:
@@ -149,8 +97,6 @@ class Case:
         return self.dp if self.dp is not None else self.num_chips // (self.tp * self.cp * self.pp)
 
 
-_FIELDS = dataclasses.fields(Case)
-_COLUMN = {f.name: str(f.metadata["column"] or f.name) for f in _FIELDS}
 _KINDS = ("pretrain", "sft", "lora")
 
 
@@ -164,49 +110,21 @@ def read_cases(path: str | Path) -> list[Case]:
     Raises:
         CaseError: no such file, a needed column or value is missing, or a value is not what its column holds.
     """
-    path = Path(path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            _check_header(path, reader.fieldnames)
-            return [_read_row(path, reader.line_num, row) for row in reader]
-    except OSError as error:
-        raise CaseError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CaseError(f"{path}: not a CSV text file in UTF-8: {error}") from error
+    return read_rows(path, _missing, case_of)
 
 
-def _check_header(path: Path, names: Any) -> None:
-    columns = set(names or ())
-    if not columns:
-        raise CaseError(f"{path}: empty file; expected a header line with column names")
-    missing = [_COLUMN[f.name] for f in _FIELDS if f.metadata["required"] and _COLUMN[f.name] not in columns]
+def _missing(columns: set[str]) -> list[str]:
+    missing = [name for name in required_columns(Case) if name not in columns]
     if not columns & {"step_time_s", "tokens_per_s_per_chip"}:
         missing.append("step_time_s")
     if not columns & {"layers", "model"}:
         missing.append("model")
-    if missing:
-        raise CaseError(f"{path}, line 1: missing column{'s'[: len(missing) > 1]} {', '.join(missing)}")
-
-
-def _read_row(path: Path, line: int, row: Mapping[str, Any]) -> Case:
-    values = {"id": f"line-{line}", **{name: text for name, text in row.items() if name and text}}
-    return case_of(values, f"{path}, line {line}")
+    return missing
 
 
 def case_of(row: Mapping[str, Any], where: str) -> Case:
     """The case in a mapping of CSV column to text or number; ``where`` opens the message of a CaseError."""
-    values: dict[str, Any] = {}
-    for f in _FIELDS:
-        column = _COLUMN[f.name]
-        text = str(row.get(column, "")).strip()
-        if text:
-            try:
-                values[f.name] = f.metadata["read"](text)
-            except ValueError as error:
-                raise CaseError(f"{where}, column {column}: '{text}': {error}") from None
-        elif f.metadata["required"]:
-            raise CaseError(f"{where}, column {column}: empty; this value is needed")
+    values = values_of(Case, row, where)
     values.setdefault("group", values.get("id", ""))
     return _checked(Case(**values), where)
 

@@ -15,6 +15,7 @@ from ridgeline.cli import shared
 if TYPE_CHECKING:
     from ridgeline.calibrate.kernel_scores import KernelScores
     from ridgeline.calibrate.scoreboard import Scoreboard
+    from ridgeline.calibrate.serving.score import ServingBoard
 
 KERNELS, LOGS = ".parquet", (".log", ".txt")
 OUTPUTS = (".json", ".csv", ".txt")
@@ -25,7 +26,7 @@ def validate(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="measured runs (.csv, one per line), measured kernels or collectives (.parquet), shares of link "
+            help="measured runs or serving points (.csv, one per line), measured kernels or collectives (.parquet), shares of link "
             "bandwidth by node count (.csv with a column Size), or what nccl-tests print (.log)",
         ),
     ],
@@ -60,11 +61,36 @@ def validate(
             )
         typer.echo(_kernel_json(scores) if as_json else _kernel_table(scores))
         return
-    board = _board(cases, limit)
+    board = _serving_board(cases, limit) if _is_serving(cases) else _board(cases, limit)
     for path, ending in outputs:
         text = {".json": _json, ".csv": _rows, ".txt": _table}[ending](board)
         shared.write_text(path, text)
     typer.echo(_json(board) if as_json else _table(board))
+
+
+def _is_serving(path: Path) -> bool:
+    """Whether the header of a CSV file is that of serving points; a file that cannot be read is not."""
+    from ridgeline.calibrate.serving.cases import is_serving
+
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return is_serving(set(next(csv.reader(file), ())))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+
+
+def _serving_board(cases: Path, limit: int | None) -> ServingBoard:
+    from ridgeline.calibrate.serving import score
+
+    if limit is not None and limit < 1:
+        raise shared.Mistake(f"--limit {limit} must be at least 1")
+    counter = shared.Counter("points predicted")
+    try:
+        return score.validate(cases, limit, lambda done, of: counter.add())
+    except KeyboardInterrupt:
+        raise shared.Interrupted(f"{counter}; --limit N predicts fewer") from None
+    finally:
+        counter.wipe()
 
 
 def _board(cases: Path, limit: int | None) -> Scoreboard:
@@ -79,15 +105,15 @@ def _board(cases: Path, limit: int | None) -> Scoreboard:
         counter.wipe()
 
 
-def _json(board: Scoreboard) -> str:
+def _json(board: Scoreboard | ServingBoard) -> str:
     return shared.json_text(board.to_dict())
 
 
-def _table(board: Scoreboard) -> str:
+def _table(board: Scoreboard | ServingBoard) -> str:
     return board.table(max(shared.width(), 80)).rstrip()
 
 
-def _rows(board: Scoreboard) -> str:
+def _rows(board: Scoreboard | ServingBoard) -> str:
     return _csv([row.to_dict() for row in board.rows], "id")
 
 

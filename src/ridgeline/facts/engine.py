@@ -72,8 +72,14 @@ class Engine(Spec):
     host_prefill: Seconds = Field(
         0.0,
         validate_default=False,
-        description="the same for a request that enters: tokenising, block tables",
+        description="the same for a request that enters: block tables, copies",
     )
+    frontend: Seconds = Field(
+        0.0,
+        validate_default=False,
+        description="latency of a request outside steps: HTTP, tokenising, hand-over between processes, first answer",
+    )
+    vendor: str = Field("", description="only for chips of this vendor; empty = all others")
     host_launch: Seconds = Field(
         description="host time to launch one kernel outside graphs; a step is never shorter than its launches"
     )
@@ -91,6 +97,9 @@ class Engine(Spec):
         ge=0.5,
         le=4.0,
         description="memory passes of norms, activations and residuals over fused kernels",
+    )
+    spread: float = Field(
+        0.25, ge=0, description="relative half-width that held 80 % of the rows its numbers were fitted on"
     )
     rows: int = Field(0, ge=0, description="measured rows that inform its numbers")
     source: str

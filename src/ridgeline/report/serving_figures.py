@@ -107,6 +107,10 @@ def latency_cdf(latency: Latency) -> Figure:
         xaxis=axis,
         yaxis=theme.axis("requests, %", range=[0, 104], tickvals=[0, 25, 50, 75, 90, 100]),
     )
+    layout["margin"] = {
+        **layout["margin"],
+        "t": 26,
+    }  # room for the buttons, which else hide the last percentile
     layout["annotations"] = [
         {
             "text": words, "x": _place(float(x), logarithmic=logarithmic), "y": mark, "xanchor": "left",

@@ -1,4 +1,5 @@
-# mypy: disable-error-code="no-any-return"  # fields of records have no type that a checker sees
+# Fields of records have no type that a checker sees.
+# mypy: disable-error-code="no-any-return"
 """The three schedulers over arrays: what a lane runs in its next step. `policy` says the same in plain Python.
 
 chunked (vLLM V1): every decode takes its token of the budget, a prefill under way continues, and waiting requests

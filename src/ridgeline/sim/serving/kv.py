@@ -1,4 +1,5 @@
-# mypy: disable-error-code="no-any-return"  # fields of records have no type that a checker sees
+# Fields of records have no type that a checker sees.
+# mypy: disable-error-code="no-any-return"
 """KV cache of a lane: blocks, and the prefix cache: hashed blocks with references, least recently used go first.
 
 Blocks of the prefix cache are units of ``block_tokens`` (each ``hash_blocks`` KV blocks). A hash chain covers all

@@ -1,4 +1,5 @@
-# mypy: disable-error-code="no-any-return"  # fields of records have no type that a checker sees
+# Fields of records have no type that a checker sees.
+# mypy: disable-error-code="no-any-return"
 """The event loop of one engine: arrivals, deadlines and the ends of steps, in order of time.
 
 A unit that decodes with nothing waiting that could enter runs a span of steps up to the next event inside it; an

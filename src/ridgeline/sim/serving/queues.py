@@ -1,4 +1,5 @@
-# mypy: disable-error-code="no-any-return"  # fields of records have no type that a checker sees
+# Fields of records have no type that a checker sees.
+# mypy: disable-error-code="no-any-return"
 """Queues of requests as linked lists, the heap of ends, and the running sums over the decoding requests of a lane."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-# mypy: disable-error-code="no-any-return"  # fields of records have no type that a checker sees
+# Fields of records have no type that a checker sees.
+# mypy: disable-error-code="no-any-return"
 """Time of a step, and of a span of decode steps between events, in closed form.
 
 While the same requests decode, every context grows by one per step, so the sums of contexts grow linearly and the

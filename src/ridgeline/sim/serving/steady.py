@@ -25,7 +25,7 @@ class Steady:
         decode_s: a step of decodes alone; prefill_s: what a request's prefill takes in all.
         running, waiting: requests that decode or prefill, and that wait, over all ranks.
         output_tokens_per_s: of the engine.
-        busy: share of time that steps run.
+        prefill_share: share of the time between tokens that prefills of others take.
         limit: what holds the number of running requests: users, max_seqs or kv.
     """
 
@@ -36,12 +36,8 @@ class Steady:
     running: float
     waiting: float
     output_tokens_per_s: float
-    busy: float
+    prefill_share: float
     limit: str
-
-    @property
-    def e2e_output(self) -> float:
-        return self.output_tokens_per_s
 
 
 def attention_s(table: StepTable, decodes: float, context: float) -> float:
@@ -154,7 +150,7 @@ def closed_loop(table: StepTable, isl: float, osl: float, users: float) -> Stead
     if most_kv < 1.0 and table.num_blocks * table.block_size < isl + osl:
         raise ValueError(f"a request of {isl + osl:.0f} tokens does not fit in the cache of one rank")
     running = max(running, min(each, 1.0))
-    decodes, tpot, first, added, step = running, 0.0, 0.0, 0.0, 0.0
+    decodes, tpot, first, added, step, between = running, 0.0, 0.0, 0.0, 0.0, 0.0
     context = isl + osl / 2.0
     for _ in range(_ROUNDS):
         step = decode_step_s(table, max(decodes, 1.0), context)
@@ -170,13 +166,14 @@ def closed_loop(table: StepTable, isl: float, osl: float, users: float) -> Stead
         if abs(target - decodes) < _CLOSE * max(target, 1e-3):
             break
         decodes = 0.5 * (decodes + target)
-    life = tpot * (osl - 1.0) + first
+    life = tpot * (osl - 1.0) + first + table.frontend_s
     rate = running / life * lanes
     waiting = max(each - running, 0.0) * lanes
     wait = waiting / rate if waiting else 0.0
     return Steady(
-        ttft_s=first + wait, tpot_s=tpot, decode_s=step, prefill_s=took, running=running * lanes, waiting=waiting,
-        output_tokens_per_s=rate * osl, busy=1.0, limit=limit,
+        ttft_s=first + wait + table.frontend_s, tpot_s=tpot, decode_s=step, prefill_s=took,
+        running=running * lanes, waiting=waiting,
+        output_tokens_per_s=rate * osl, prefill_share=1.0 - step / between if between > 0 else 0.0, limit=limit,
     )  # fmt: skip
 
 

@@ -53,6 +53,7 @@ class StepTable:
         acceptance: chance that each draft token is accepted if those before it were; empty without speculation.
         kv_bytes_per_token: of one attention rank's requests over all its chips, for transfers and tiers.
         chips: of the engine.
+        frontend_s: latency of a request outside steps, before its first token; the device does not wait for it.
     """
 
     tokens_s: FloatArray
@@ -82,3 +83,4 @@ class StepTable:
     acceptance: tuple[float, ...] = ()
     kv_bytes_per_token: float = 0.0
     chips: int = 1
+    frontend_s: float = 0.0

@@ -1,0 +1,1 @@
+"""F7: measured points of serving against prediction."""

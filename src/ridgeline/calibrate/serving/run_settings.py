@@ -1,0 +1,63 @@
+"""What the scripts of published benchmarks set on their servers, from the table ``facts/data/run_settings.yaml``."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from ridgeline.calibrate.serving.cases import ServingCase
+from ridgeline.facts import catalog, document
+from ridgeline.facts.chip import Chip
+
+FILE = catalog.BUILT_IN / "run_settings.yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """Settings of one run; 0 and empty: the engine's default.
+
+    ``poll_steps``: decode steps between two looks for new requests. ``balance_steps``: most steps that a prompt waits
+    until every rank of attention data parallelism has one.
+    """
+
+    poll_steps: int = 0
+    balance_steps: int = 0
+    kv: str = ""
+    max_batched_tokens: int = 0
+
+    def wait_steps(self, users: float, ranks: int, output_tokens: float) -> float:
+        """Mean steps that a new prompt waits for the scheduler [1].
+
+        Half of a polling interval; and until each of the other ranks has a new prompt too, whose number of steps is the
+        longest of ``ranks - 1`` exponential gaps: their mean gap, ``output_tokens`` over users of a rank, times the
+        harmonic number of ``ranks - 1``.
+        """
+        wait = self.poll_steps / 2.0
+        if self.balance_steps and ranks > 1:
+            gap = output_tokens / max(users / ranks, 1e-9)
+            wait += min(float(self.balance_steps), gap * sum(1.0 / i for i in range(1, ranks)))
+        return wait
+
+
+def run_settings(case: ServingCase, chip: Chip) -> RunSettings:
+    """The settings of a case's run."""
+    for row in _rows():
+        same = row["client"] == case.client and row["engine"] == case.engine
+        if same and row["vendor"] == chip.vendor.lower() and chip.launch >= str(row.get("chips_since", "")):
+            steps = 0
+            for users, interval in row.get("poll_steps", ()):
+                if users is None or (case.concurrency or 0) <= users:
+                    steps = int(interval)
+                    break
+            return RunSettings(
+                poll_steps=steps,
+                balance_steps=int(row.get("balance_steps", 0)),
+                kv=str(row.get("kv", "")),
+                max_batched_tokens=int(row.get("max_batched_tokens", 0)),
+            )
+    return RunSettings()
+
+
+@functools.cache
+def _rows() -> tuple[dict[str, object], ...]:
+    return tuple(document.read(FILE)["settings"])
