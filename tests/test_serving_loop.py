@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -224,3 +226,19 @@ def test_errors_name_the_field() -> None:
         simulate(traffic(3), step_table(schedule="fifo"))
     with pytest.raises(ValueError, match="needs a tier"):
         simulate(traffic(3), step_table(), Settings(preemption="swap"))
+
+
+def test_numba_is_imported_only_to_simulate() -> None:
+    code = "import ridgeline.sim.serving.drive, sys; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_compiled_code_is_stamped_with_all_its_sources() -> None:
+    """A file with compiled functions that `source_stamp` does not read would leave stale code on disk."""
+    from pathlib import Path
+
+    from ridgeline.sim.serving import jit
+
+    folder = Path(jit.__file__).parent
+    stamped = {"jit", "state", "span", "kv", "queues", "admission", "loop"}
+    assert {path.stem for path in folder.glob("*.py") if "serving.jit import" in path.read_text()} <= stamped

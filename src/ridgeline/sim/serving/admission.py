@@ -57,7 +57,9 @@ def plan_lane(state: State, table: Table, which: int, now: float) -> None:
         _enter(state, table, which, now, table.max_tokens, 0)
         if lane.chunks > 0:
             return
+        before = lane.running
         _make_room(state, table, which)
+        lane.closed = 1 if lane.running < before else 0  # what that freed is seen at the next boundary
     else:
         before = lane.running
         need = _make_room(state, table, which)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ridgeline.facts.requests import Requests
-from ridgeline.sim.serving.engine import Engine, new_engine
+from ridgeline.sim.serving.engine import new_engine
 from ridgeline.sim.serving.fleet import Failure, Fleet
 from ridgeline.sim.serving.outcome import CANCELLED, LOST, TIMED_OUT, FloatArray, Outcome
 from ridgeline.sim.serving.simulate import FIRST_SAMPLE_S, SAMPLES, check_requests, outcome_of
@@ -68,7 +68,10 @@ class _Drive:
             )
             for r, table in enumerate(tables)
         ]
-        self.ends = np.full(len(tables), math.inf)
+        lanes = [engine.arrays["lanes"] for engine in self.engines]
+        self.loads = [(lane["waiting"], lane["running"]) for lane in lanes]
+        self.ended = [engine.arrays["engine"]["ended"] for engine in self.engines]
+        self.ends = [math.inf] * len(tables)
         starts = decoders if fleet.autoscale is None else fleet.autoscale.minimum
         self.status = [UP] * starts + [OFF] * (decoders - starts) + [UP] * len(fleet.prefill)
         self.since = [0.0] * len(tables)  # when it went off
@@ -117,18 +120,19 @@ class _Drive:
         """End all steps before ``at_s``, or, where ends cause events, only up to one that does -> whether it did."""
         before = float(np.nextafter(at_s, -math.inf)) if at_s < math.inf else math.inf
         while True:
-            r = int(np.argmin(self.ends))
-            if self.ends[r] >= at_s:
+            end_s = min(self.ends)
+            if end_s >= at_s:
                 return False
+            r = self.ends.index(end_s)
             engine = self.engines[r]
-            until = float(self.ends[r]) if self.reactive else before
+            until = end_s if self.reactive else before
             self.ends[r] = self.loop.advance(engine.state, engine.table, until)
             if self.drain(r, until) and self.reactive:
                 return True
 
     def drain(self, r: int, now: float) -> bool:
         """Handle requests that ended on replica ``r`` -> whether there were any."""
-        log = self.taken_log(self.engines[r])
+        log = self.taken_log(r)
         for i in log:
             request = self.records[i]
             if request["state"] == NEW and request["leaving"] == NONE:
@@ -139,12 +143,16 @@ class _Drive:
                 self.over(now)
         return bool(log)
 
-    def taken_log(self, engine: Engine) -> list[int]:
-        about = engine.arrays["engine"]
-        count = int(about["ended"][0])
-        about["ended"] = 0
+    def taken_log(self, r: int) -> list[int]:
+        """Requests that ended on replica ``r`` since the last call."""
+        count = int(self.ended[r][0])
+        if count == 0:
+            return []
+        self.ended[r][0] = 0
+        engine = self.engines[r]
         first = int(engine.table["log"])
-        return [int(i) for i in engine.arrays["ints"][first : first + count]]
+        log: list[int] = engine.arrays["ints"][first : first + count].tolist()
+        return log
 
     def over(self, now: float) -> None:
         """A request is over; in a closed loop its user sends another."""
@@ -173,7 +181,7 @@ class _Drive:
         engine = self.engines[r]
         self.ends[r] = self.loop.send(engine.state, engine.table, i, now)
         if self.records["state"][i] == ENDED:  # refused
-            self.taken_log(engine)
+            self.taken_log(r)
             self.over(now)
 
     def choose(self, i: int, ready: list[int], decode: bool) -> int:
@@ -201,8 +209,11 @@ class _Drive:
         return emptiest
 
     def load(self, r: int) -> int:
-        lanes = self.engines[r].arrays["lanes"]
-        return int(lanes["waiting"].sum() + lanes["running"].sum())
+        """Requests on a replica, waiting and running."""
+        waiting, running = self.loads[r]
+        if waiting.size == 1:
+            return int(waiting[0]) + int(running[0])
+        return int(waiting.sum() + running.sum())
 
     def transfer(self, r: int, i: int, now: float) -> None:
         """KV cache of a prefilled request goes over the link that its prefill replica uses."""
@@ -243,10 +254,10 @@ class _Drive:
         engine = self.engines[r]
         if self.status[r] not in (OFF, DOWN):
             self.status[r], self.since[r] = DOWN, now
-            self.taken_log(engine)
+            self.taken_log(r)
             self.loop.fail(engine.state, engine.table, now)
             self.ends[r] = math.inf
-            evicted = sorted(self.taken_log(engine))
+            evicted = sorted(self.taken_log(r))
             for i in evicted:
                 if self.fleet.on_failure == "retry":
                     self.route(i, now)
