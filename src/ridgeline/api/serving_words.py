@@ -111,8 +111,8 @@ def plan_sheet(plans: Sequence[ServingPlan], *, numbered: bool = True) -> Sheet:
     return Sheet(tuple(columns), tuple(rows), "".join("l" if name in words else "r" for name in columns))
 
 
-def ladder_lines(rungs: Sequence[Rung]) -> list[str]:
-    """The ladder with bars; rungs add up to the time between tokens."""
+def ladder_lines(rungs: Sequence[Rung], bounds: tuple[float, float]) -> list[str]:
+    """The ladder with bars; rungs add up to the time between tokens; ``bounds``: its range [s]."""
     total = math.fsum(rung.seconds for rung in rungs)
     largest = max(rung.seconds for rung in rungs)
     width = max(len(rung.cause) for rung in rungs) + 2
@@ -123,7 +123,8 @@ def ladder_lines(rungs: Sequence[Rung]) -> list[str]:
         lines.append(
             f"  {cause:<{width}}  {1e3 * rung.seconds:>8.2f} ms  {percent(rung.seconds / total, 0):>5}  {bar}".rstrip()
         )
-    lines.append(f"  {'= time between tokens':<{width}}  {1e3 * total:>8.2f} ms")
+    low, high = (f"{significant(1e3 * bound)}" for bound in bounds)
+    lines.append(f"  {'= time between tokens':<{width}}  {1e3 * total:>8.2f} ms  80 %: {low} to {high} ms")
     return lines
 
 
@@ -187,7 +188,10 @@ def serving_text(result: ServingResult, top: int) -> str:
     rung = binds(result.ladder)
     share = percent(rung.seconds / result.plan.tpot_s, 0)
     title = f"Where the time between tokens goes (plan 1); most of it is {rung.cause} ({share})"
-    parts += ["\n".join([title, *ladder_lines(result.ladder)]), label_line(result.labels)]
+    parts += [
+        "\n".join([title, *ladder_lines(result.ladder, result.tpot_range_s)]),
+        label_line(result.labels),
+    ]
     parts.append("\n".join(f"note: {note}" for note in dict.fromkeys(result.all_notes)))
     return "\n\n".join(part for part in parts if part)
 

@@ -35,6 +35,8 @@ PREFILLS = 4
 #: Chips that engines may take where the number of chips is open: two scale-up domains, at least and at most so many.
 OPEN_CHIPS = (16, 64)
 _FIXED_POINT = 25
+#: Shares of the users who wait for the next token, not for the first, in divided pools.
+_DECODING = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +289,7 @@ def _apart(
         for one, table in members:
             if one.limits.max_batched_tokens not in (None, one.engine.max_batched_tokens):
                 continue  # a decode engine's chunk size is without effect
-            for users in batches(table, load):
+            for users in _decode_batches(one, table, chips, load):
                 steady = pools.decode_alone(table, load.isl, load.osl, users)
                 if steady is None:
                     continue
@@ -300,6 +302,15 @@ def _apart(
                     if made is not None:
                         plans.append(made)
     return list(_thinned(plans, target))
+
+
+def _decode_batches(one: Service, table: StepTable, chips: int | None, load: Load) -> list[float]:
+    """Requests of one decode engine to look at: where users are given, shares of them that decode, over its copies."""
+    if load.users is None or chips is None:
+        return batches(table, load)
+    copies = range(1, min(chips // one.layout.chips, 8) + 1)
+    found = {load.users * share / n for n in copies for share in _DECODING}
+    return sorted(users for users in found if 1.0 <= users <= capacity(table, load))
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +353,7 @@ def _pair(
     if not served:
         return None
     plan = _divided(one, steady, prefill, prefills, decodes, served, chips, load)
-    if load.users is not None and not 0.7 <= plan.all_users / load.users <= 1.4:
+    if load.users is not None and not 0.9 <= plan.all_users / load.users <= 1.1:
         return None
     return plan
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ridgeline.facts import catalog
 from ridgeline.facts.architecture import (
     Architecture,
     Attention,
@@ -24,9 +25,8 @@ from ridgeline.facts.engine import Engine
 from ridgeline.facts.services import default_cache, service
 from ridgeline.facts.serving import Layout, Limits, Precision, Service, Speculation
 
-#: Engines that are searched, by vendor of the chip.
-ENGINES = {"nvidia": ("vllm-2026", "sglang-2026", "trtllm-2026")}
-OTHER_ENGINES = ("vllm-2026", "sglang-2026")
+#: Frameworks that are searched; TensorRT-LLM runs on NVIDIA's chips alone.
+FRAMEWORKS = ("vllm", "sglang", "trtllm")
 #: Tokens of one step and attention rank that are tried beside the engine's own default.
 CHUNKS = (2048, 8192, 16384)
 #: Chance that the first, second and third draft of multi-token prediction is accepted: an assumption. DeepSeek
@@ -54,7 +54,7 @@ class ServingSpace:
 
     def bases(self, architecture: Architecture, chip: Chip, cluster: Cluster) -> Iterator[Service]:
         """One service per engine, whose layout and formats are still to be chosen."""
-        for engine in self.engines or ENGINES.get(chip.vendor.lower(), OTHER_ENGINES):
+        for engine in self.engines or engines_of(chip):
             base = service(architecture, cluster, Layout(), Precision(), engine)
             yield base.replace(architecture=architecture, chip=chip, cluster=cluster)
 
@@ -114,6 +114,18 @@ class ServingSpace:
                 if (precision, chunk) != (one.precision, one.limits.max_batched_tokens):
                     limits = dataclasses.replace(one.limits, max_batched_tokens=chunk)
                     yield one.replace(precision=precision, limits=limits)
+
+
+def engines_of(chip: Chip) -> list[Engine]:
+    """The newest engine of each framework that runs on a chip: one for its vendor alone goes before one for all."""
+    known = [catalog.engine(name) for name in catalog.names("engines")]
+    vendor = chip.vendor.lower()
+    found = []
+    for framework in FRAMEWORKS if vendor == "nvidia" else FRAMEWORKS[:2]:
+        same = [one for one in known if one.framework == framework and one.vendor.lower() in ("", vendor)]
+        if same:
+            found.append(max(same, key=lambda one: (bool(one.vendor), one.since, one.name)))
+    return found
 
 
 def _holds(one: Service, chunk: int, prompt: int) -> bool:
