@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,22 +265,21 @@ def _check_layout(
 ) -> None:
     """Raise InputError if the given degrees cannot be right, whatever the open ones are."""
     given = {name: fixed[name] for name in ("tp", "pp", "dp", "cp") if name in fixed}
-    product = int(np.prod(list(given.values()))) if given else 1
+    product = math.prod(given.values())
     words = " x ".join(f"{name} {value}" for name, value in given.items())
-    if chips is not None and product > chips:
-        raise InputError(f"{words} = {product} chips for one replica, but chips = {chips}")
     domain = network.tiers[0].size
     if domain is not None and fixed.get("tp", 1) > domain:
         choices = overrides.one_of([2**i for i in range(12) if 2**i <= domain])
         raise InputError(f"tp = {fixed['tp']} spans scale-up domains of {domain} chips; choose {choices}")
-    layout = Layout(**{name: fixed.get(name, 1) for name in DEGREES})
     precision = Precision(linear=fixed.get("precision", "bf16"), experts=fixed.get("experts"))
     room = max(chips or 0, product, 64)
     if any(name in fixed for name in DEGREES) and not layouts(architecture, precision, network, room, fixed):
-        alone = wrong(architecture, precision, layout)
+        alone = wrong(architecture, precision, Layout(**{name: fixed.get(name, 1) for name in DEGREES}))
         raise InputError(
             (alone or f"no layout of {architecture.name} has {words}") + _choices(fixed, architecture)
         )
+    if chips is not None and product > chips:
+        raise InputError(f"{words} = {product} chips for one replica, but chips = {chips}")
 
 
 def _choices(fixed: dict[str, Any], architecture: Architecture) -> str:

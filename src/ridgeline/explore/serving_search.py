@@ -447,18 +447,24 @@ def _ranked(plans: Sequence[ServingPlan], load: Load, target: Target) -> list[Se
 
 
 def _near(plans: Sequence[ServingPlan], target: Target) -> list[Service]:
-    """Services of the first pass with a point near the front, or near the cheapest plan within the target."""
+    """Services of the first pass with a point near the front, or near the cheapest plan within the target.
+
+    Chips that no engine fills do not count here: which services are looked at again then hardly depends on how many
+    chips there are.
+    """
     chosen: dict[int, Service] = {}
     groups = [plans]
     if target.given:
         groups.append([plan for plan in plans if target.met(plan.ttft_s, plan.tpot_s)])
     for group in groups:
-        edge = front(group)
-        speeds = np.array([-plan.tokens_per_s_user for plan in edge])
-        for plan in group:
-            # yield of the front at this speed: its slowest plan that is still as fast
+        ordered = sorted(group, key=lambda plan: (-plan.tokens_per_s_user, plan.key))
+        speeds = np.array([-plan.tokens_per_s_user for plan in ordered])
+        yields = np.array([plan.output_tokens_per_s / plan.chips_used for plan in ordered])
+        most = np.maximum.accumulate(yields) if len(yields) else yields
+        for plan, own in zip(ordered, yields, strict=True):
+            # the best yield of all plans that are as fast for a user
             at = int(np.searchsorted(speeds, -plan.tokens_per_s_user, side="right")) - 1
-            if at < 0 or plan.tokens_per_s_chip >= NEAR * edge[at].tokens_per_s_chip:
+            if own >= NEAR * most[at]:
                 chosen.setdefault(id(plan.service), plan.service)
     return sorted(chosen.values(), key=lambda one: (one.engine.name, str(one.precision), str(one.layout)))
 

@@ -167,10 +167,10 @@ def layouts(
     fills at least half of one and attention is not data parallel; experts whole on their ranks, or inside a domain
     also divided by tensor parallelism.
     """
-    domain = min(cluster.tiers[0].size or chips, chips)
+    domain = cluster.tiers[0].size or chips
     experts = is_moe(architecture)
     found = []
-    for tp in _choices(fixed, "tp", domain):
+    for tp in _choices(fixed, "tp", min(domain, chips)):
         for pp in _choices(fixed, "pp", min(8, chips // tp) if 2 * tp >= domain else 1):
             for dp in _choices(fixed, "dp", chips // (tp * pp) if experts and pp == 1 else 1):
                 ranks = tp * dp
