@@ -39,9 +39,10 @@ class Engine(Spec):
     mixed_graph: bool = Field(
         True, description="steps with prefills replay pieces of graphs between their attention kernels"
     )
-    kv_narrow: bool = Field(
-        False,
-        description="checkpoints with weights of 8 bits or fewer get a cache in fp8 unless told otherwise",
+    kv_narrow: Literal["", "nvfp4", "narrow"] = Field(
+        "",
+        description="checkpoints whose cache is in fp8 unless told otherwise: none, nvfp4 (those of NVIDIA's quantiser "
+        "say so themselves), or all with weights of 8 bits or fewer",
     )
     libraries: dict[str, tuple[str, ...]] = Field(
         {},

@@ -59,5 +59,8 @@ def default_cache(precision: Precision, engine: Engine) -> Precision:
     """The precision with the engine's own choice where the format of the cache is left open (``auto``)."""
     if precision.kv != "auto":
         return precision
-    narrow = engine.kv_narrow and precision.linear not in ("bf16", "fp16", "fp32")
+    named = {precision.linear, precision.of_experts}
+    narrow = engine.kv_narrow and "nvfp4" in named
+    if engine.kv_narrow == "narrow":
+        narrow = not named & {"bf16", "fp16", "fp32"}
     return replace(precision, kv="fp8" if narrow else "bf16")

@@ -134,7 +134,7 @@ def _statistic(case: ServingCase, values: np.ndarray) -> float:  # type: ignore[
 def client_requests(case: ServingCase) -> Requests:
     """The closed loop of the InferenceX client: all users start at once, and each sends when it has an answer.
 
-    Lengths are drawn evenly from 0.8 to 1.0 of nominal. The warm-up requests before, copies of one prompt, are left out.
+    Lengths are drawn evenly from 0.8 to 1.0 of nominal. Warm-up requests, copies of one prompt, are left out.
     """
     assert case.concurrency is not None
     assert case.isl is not None

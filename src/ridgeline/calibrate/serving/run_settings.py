@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 from ridgeline.calibrate.serving.cases import ServingCase
 from ridgeline.facts import catalog, document
@@ -24,6 +25,7 @@ class RunSettings:
     balance_steps: int = 0
     kv: str = ""
     max_batched_tokens: int = 0
+    memory_fraction: float | None = None
 
     def wait_steps(self, users: float, ranks: int, output_tokens: float) -> float:
         """Mean steps that a new prompt waits for the scheduler [1].
@@ -43,6 +45,7 @@ def run_settings(case: ServingCase, chip: Chip) -> RunSettings:
     """The settings of a case's run."""
     for row in _rows():
         same = row["client"] == case.client and row["engine"] == case.engine
+        same = same and row.get("precision", case.precision) == case.precision
         if same and row["vendor"] == chip.vendor.lower() and chip.launch >= str(row.get("chips_since", "")):
             steps = 0
             for users, interval in row.get("poll_steps", ()):
@@ -54,10 +57,11 @@ def run_settings(case: ServingCase, chip: Chip) -> RunSettings:
                 balance_steps=int(row.get("balance_steps", 0)),
                 kv=str(row.get("kv", "")),
                 max_batched_tokens=int(row.get("max_batched_tokens", 0)),
+                memory_fraction=row.get("memory_fraction"),
             )
     return RunSettings()
 
 
 @functools.cache
-def _rows() -> tuple[dict[str, object], ...]:
+def _rows() -> tuple[dict[str, Any], ...]:
     return tuple(document.read(FILE)["settings"])

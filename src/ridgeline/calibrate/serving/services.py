@@ -50,6 +50,7 @@ def service_of(case: ServingCase) -> Service:
         limits = Limits(
             max_seqs=int(max(each, case.batch_size or 0, 32)),
             max_batched_tokens=settings.max_batched_tokens or None,
+            memory_fraction=settings.memory_fraction,
         )
         speculation = Speculation()
         if case.speculative == "mtp":

@@ -97,15 +97,18 @@ def outcome_of(
     made = records["made"].astype(np.int64)
     made[status == REFUSED] = 0
     everyone = np.ones(len(requests), dtype=np.bool_)
+    # what a front end adds to each answer: the device does not wait for it
+    replica = records["replica"].astype(np.int64)
+    frontend_s = np.array([engine.source.frontend_s for engine in engines])[np.maximum(replica, 0)]
     return Outcome(
         sent_s=records["sent_s"],
         scheduled_s=records["scheduled_s"],
-        first_token_s=records["first_s"],
-        finish_s=records["finish_s"],
+        first_token_s=records["first_s"] + frontend_s,
+        finish_s=records["finish_s"] + frontend_s,
         made_tokens=made,
         cached_tokens=records["cached"].astype(np.int64),
         preemptions=records["preemptions"].astype(np.int64),
-        replica=records["replica"].astype(np.int64),
+        replica=replica,
         status=status,
         measured=everyone if requests.measured is None else requests.measured,
         itl_counts=np.sum([_part(engine, "gaps", "batches") for engine in engines], axis=0),
