@@ -195,6 +195,15 @@ def test_a_queue_of_prefills_grows_with_its_load() -> None:
     assert rate.ttft_s(0.5, 1) == pytest.approx(0.2 + 0.1)
 
 
+def test_pools_are_asked_for_or_left_out() -> None:
+    question = {"on": "h100-sxm", "chips": 4, "isl": 1024, "osl": 256, "engine": "vllm", "precision": "fp8"}
+    divided = rl.serve("llama-3.1-8b", **question, disaggregated=True)
+    assert all(plan.disaggregated for plan in divided.search.plans)
+    assert divided.to_dict()["plan"]["prefill"]["replicas"] >= 1
+    given = rl.serve("llama-3.1-8b", **question, tp=1)
+    assert not any(plan.disaggregated for plan in given.search.plans)
+
+
 # Ladder
 
 
@@ -376,7 +385,7 @@ def test_emit_leaves_the_launch_file_alone_on_stdout(run: Run, tmp_path: Path, f
         (["--tpot", "5 GB"], "tpot: "),
         (["--percentile", "101"], "percentile = 101"),
         (["--rate", "-1"], "rate = -1"),
-        (["--rate", "1e6"], "cannot keep up .* the most is about"),
+        (["--rate", "1e6"], "keeps up with a load of 1e\\+06 requests/s.* the most is about"),
         (["--trace", "nowhere.csv"], "isl = 1024: a trace has its own lengths"),
         (["--ep", "2"], "has no experts"),
         (["--speculate"], "ships no prediction layers"),

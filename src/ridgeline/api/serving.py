@@ -43,7 +43,7 @@ def serve(
         on: cluster or chip, or what `cluster` returned.
         simulate: check plans in the event simulation; left out: where a target, a rate or a trace is given.
         question: ``chips, isl, osl, rate, concurrency, trace, ttft, tpot, percentile, engine, precision, experts, kv,
-            chunk, max_seqs, speculate, settings`` and degrees, as `ridgeline.api.serving_request` takes them.
+            chunk, max_seqs, disaggregated, speculate, settings`` and degrees, as `ridgeline.api.serving_request` takes them.
 
     Raises:
         ValueError: something is wrong, nothing fits, or no plan keeps the target; the message says what.
@@ -107,7 +107,7 @@ def _searched(asked: ServingRequest, progress: Callable[[int], None] | None) -> 
     try:
         return search(
             asked.architecture, asked.chip, asked.cluster, asked.chips, asked.load, asked.target, asked.space,
-            progress=progress,
+            divided=asked.divided, progress=progress,
         )  # fmt: skip
     except NothingFits as error:
         if error.lack is not None and not error.fit:
@@ -154,8 +154,9 @@ def _most(asked: ServingRequest) -> str:
     """The rate that the chips do hold."""
     load = Load(isl=asked.load.isl, osl=asked.load.osl)
     found = search(
-        asked.architecture, asked.chip, asked.cluster, asked.chips, load, asked.target, asked.space
-    )
+        asked.architecture, asked.chip, asked.cluster, asked.chips, load, asked.target, asked.space,
+        divided=asked.divided,
+    )  # fmt: skip
     rate = max((plan.requests_per_s for plan in found.ranked), default=0.0)
     words = " within the target" if asked.target.given else ""
     return f": the most is about {rate:.3g} requests/s{words}"

@@ -44,6 +44,7 @@ class ServingRequest:
     target: Target
     space: ServingSpace
     trace: RequestFile | None = None
+    divided: bool | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -66,6 +67,7 @@ def serving_request(
     kv: str | None = None,
     chunk: int | str | None = None,
     max_seqs: int | str | None = None,
+    disaggregated: bool | None = None,
     speculate: bool | Sequence[float] | str | None = False,
     settings: Iterable[str] = (),
     **degrees: Any,
@@ -82,6 +84,7 @@ def serving_request(
         engine: name of the catalog, or several; those of the chip's vendor when left out.
         precision, experts, kv: number formats of linear layers, routed experts and the cache.
         chunk, max_seqs: tokens of one step and requests of one attention rank.
+        disaggregated: prefill and decode engines apart, or not; both are searched where no degree is given.
         speculate: search the model's own prediction layers too; the chance that each draft is accepted.
         settings: ``path=value`` changes of any field of model, chip, cluster or engine.
         degrees: ``tp, pp, ep, dp``; those left out are searched.
@@ -102,11 +105,14 @@ def serving_request(
     space = ServingSpace(fixed=fixed, engines=engines, acceptance=_acceptance(speculate, architecture))
     _check_formats(fixed, chip)
     _check_layout(fixed, architecture, network, num_chips)
+    divided = disaggregated
+    if divided is None and any(name in fixed for name in DEGREES):
+        divided = False  # who gives a layout means one kind of engine
     notes = (*(_notes(architecture, load, file)), *(file.notes if file else ()))
     target = Target(
         ttft_s=_time("ttft", ttft), tpot_s=_time("tpot", tpot), percentile=_percentile(percentile)
     )
-    return ServingRequest(architecture, chip, network, num_chips, load, target, space, file, notes)
+    return ServingRequest(architecture, chip, network, num_chips, load, target, space, file, divided, notes)
 
 
 def _load(isl: Any, osl: Any, rate: Any, concurrency: Any) -> Load:

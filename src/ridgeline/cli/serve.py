@@ -16,7 +16,7 @@ OUTPUTS = (".html", ".json")
 LAUNCHERS = (".sh", ".yaml", ".yml")
 NAMES = (
     "on", "chips", "isl", "osl", "rate", "concurrency", "trace", "ttft", "tpot", "percentile",
-    "precision", "experts", "kv", "chunk", "max_seqs", "tp", "pp", "ep", "dp",
+    "precision", "experts", "kv", "chunk", "max_seqs", "disaggregated", "tp", "pp", "ep", "dp",
 )  # fmt: skip
 
 
@@ -74,6 +74,13 @@ def serve(
     ] = None,
     max_seqs: Annotated[
         str | None, typer.Option(metavar="N", help="requests of one attention rank [by the load]")
+    ] = None,
+    disaggregated: Annotated[
+        bool | None,
+        typer.Option(
+            "--disaggregated/--aggregated",
+            help="prefill and decode engines apart, or not [both, or not where a degree is given]",
+        ),
     ] = None,
     speculate: Annotated[
         bool, typer.Option("--speculate", help="search drafts by the model's own prediction layers too")

@@ -18,7 +18,7 @@ from ridgeline.explore.serving_space import ServingSpace
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.serving import Precision, Service
-from ridgeline.graph.serving.memory import Memory, memory
+from ridgeline.graph.serving.memory import Memory, format_bytes, memory
 from ridgeline.sim.serving.build import step_table
 from ridgeline.sim.serving.steady import Steady, closed_loop
 from ridgeline.sim.serving.table import StepTable
@@ -34,6 +34,8 @@ HEADROOM = 0.85
 PREFILLS = 4
 #: Chips that engines may take where the number of chips is open: two scale-up domains, at least and at most so many.
 OPEN_CHIPS = (16, 64)
+#: Answers whose times differ by less are as good as each other.
+ALIKE = 0.05
 _FIXED_POINT = 25
 #: Shares of the users who wait for the next token, not for the first, in divided pools.
 _DECODING = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -98,13 +100,13 @@ def search(
     target: Target | None = None,
     space: ServingSpace | None = None,
     *,
-    pools_apart: bool = True,
+    divided: bool | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ServingSearch:
     """Evaluate every plan of ``space`` for ``load`` on ``chips`` chips.
 
-    ``chips`` None with ``load.rate``: as many replicas of each service as the rate needs. ``pools_apart`` also
-    divides prefill from decode engines. ``progress`` is told the number of new plans.
+    ``chips`` None with ``load.rate``: as many replicas of each service as the rate needs. ``divided``:
+    prefill and decode engines apart (True), one pool of engines (False), or whichever is better. ``progress`` is told the number of new plans.
 
     Raises:
         NothingFits: no service is legal, or none fits.
@@ -125,7 +127,9 @@ def search(
         wanted,
         progress,
     )
-    if pools_apart:
+    if divided:
+        found.plans.clear()
+    if divided is not False:
         pairs = _apart(found.tables, chips, load, wanted)
         found.plans += pairs
         if progress:
@@ -426,8 +430,8 @@ def front(plans: Sequence[ServingPlan]) -> list[ServingPlan]:
 def _ranked(plans: Sequence[ServingPlan], load: Load, target: Target) -> list[ServingPlan]:
     """Plans within the target, cheapest first; each service once, at its best load.
 
-    Where the load is given all plans of so many chips cost the same and the shortest answer wins. Without target and
-    load a plan must be as fast as a reader, if one is.
+    Where a rate is given all plans of so many chips cost the same and the shortest answer wins, of those about as short
+    the one with the widest format. Without target and load a plan must be as fast as a reader, if one is.
     """
     within = [plan for plan in plans if target.met(plan.ttft_s, plan.tpot_s)]
     if not target.given and load.users is None and load.rate is None:
@@ -437,7 +441,8 @@ def _ranked(plans: Sequence[ServingPlan], load: Load, target: Target) -> list[Se
     def order(plan: ServingPlan) -> tuple[object, ...]:
         life = plan.ttft_s + plan.tpot_s * (load.osl - 1.0)
         if load.rate is not None:
-            return (plan.chips, life, plan.key)
+            alike = round(math.log(life) / ALIKE)
+            return (plan.chips, alike, -format_bytes(plan.service.precision.of_experts), life, plan.key)
         return (-plan.tokens_per_s_chip, life, plan.key)
 
     kept: dict[tuple[int, int, int], ServingPlan] = {}
@@ -487,7 +492,7 @@ def _nothing(found: _Found, architecture: Architecture, load: Load, chips: int) 
         )
     if found.tables or found.lack is None:
         rate = f" of {load.rate:g} requests/s" if load.rate is not None else ""
-        return f"{architecture.name} cannot keep up with a load{rate} on {chips} chips"
+        return f"no plan of {architecture.name} on {chips} chips keeps up with a load{rate}"
     one, lacking = found.lack.service, found.lack.lacking_bytes
     return (
         f"{architecture.name} does not fit on {chips} x {one.chip.name}: {one.layout} in {one.precision.linear} "
