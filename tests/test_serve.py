@@ -275,11 +275,11 @@ def test_plans_that_miss_are_passed_over(dense: ServingSearch) -> None:
 
 
 def test_replicas_are_added_until_a_rate_is_held() -> None:
-    load, target = Load(isl=1024, osl=256, rate=60.0), Target(ttft_s=0.04, tpot_s=0.02)
-    plans = [p for p in found(chips=8, load=load, target=target, space=FP8).ranked if not p.disaggregated][:1]
-    kept, _ = serving_check.first_that_keeps(plans, load, target, stand_in, chips=8)
+    load, target = Load(isl=512, osl=32, rate=100.0), Target(ttft_s=0.1, tpot_s=0.02)
+    plans = [p for p in found(chips=8, load=load, target=target, space=FP8).ranked if not p.disaggregated]
+    kept, _ = serving_check.first_that_keeps(plans[:1], load, target, stand_in, chips=8)
     assert kept.met
-    assert kept.plan.replicas > 60.0 / 26.0  # 1 / (50 - 25) = 0.04
+    assert kept.plan.replicas > 100.0 / 41.0  # 1 / (50 - 40) = 0.1
 
 
 # Python

@@ -43,7 +43,7 @@ def serve(
         on: cluster or chip, or what `cluster` returned.
         simulate: check plans in the event simulation; left out: where a target, a rate or a trace is given.
         question: ``chips, isl, osl, rate, concurrency, trace, ttft, tpot, percentile, engine, precision, experts, kv,
-            chunk, max_seqs, disaggregated, speculate, settings`` and degrees, as `ridgeline.api.serving_request` takes them.
+            chunk, max_seqs, disaggregated, speculate, settings`` and degrees, as `serving_request` takes them.
 
     Raises:
         ValueError: something is wrong, nothing fits, or no plan keeps the target; the message says what.

@@ -105,8 +105,9 @@ def search(
 ) -> ServingSearch:
     """Evaluate every plan of ``space`` for ``load`` on ``chips`` chips.
 
-    ``chips`` None with ``load.rate``: as many replicas of each service as the rate needs. ``divided``:
-    prefill and decode engines apart (True), one pool of engines (False), or whichever is better. ``progress`` is told the number of new plans.
+    ``chips`` None with ``load.rate``: as many replicas of each service as the rate needs. ``divided``: prefill and
+    decode engines apart (True), one pool of engines (False), or whichever is better. ``progress`` is told the number
+    of new plans.
 
     Raises:
         NothingFits: no service is legal, or none fits.
