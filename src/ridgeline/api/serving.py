@@ -194,6 +194,11 @@ def _remarks(asked: ServingRequest, checked: Check, tried: int) -> list[str]:
             f"no plan of the {tried} simulated keeps the target at P{asked.target.percentile:g}; "
             "the one that comes closest is shown"
         )
+    elif asked.target.given and tried > 1:
+        better = "that looked cheaper in closed form"
+        notes.append(
+            f"{tried - 1} plans {better} missed the target at P{asked.target.percentile:g} when simulated"
+        )
     elif not checked.keeps_up:
         notes.append("the queue grows in the simulation: the chips do not keep up with this load")
     if asked.trace is None:

@@ -154,9 +154,9 @@ def check_lines(found: Check, target: Target, load: Load, rate: float | None) ->
 
 
 def chips_needed(plan: ServingPlan, wanted: float, held: float) -> int:
-    """Chips for ``wanted`` requests a second, where all engines of the plan hold ``held``: whole replicas."""
-    if plan.prefill is not None:  # pools grow together
-        return math.ceil(plan.chips_used * wanted / held)
+    """Chips for ``wanted`` requests a second, where all engines of the plan hold ``held``: whole replicas or pools."""
+    if plan.prefill is not None:  # pools grow together: whole copies of the pair
+        return plan.chips_used * math.ceil(wanted / held - 1e-9)
     return math.ceil(wanted / (held / plan.replicas) - 1e-9) * plan.service.layout.chips
 
 
