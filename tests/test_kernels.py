@@ -41,6 +41,13 @@ def test_gemm_is_above_its_bound_and_grows_with_every_side(
     assert one(gemm.gemm_seconds(*larger, GEMM)) >= seconds * BETWEEN_NODES
 
 
+def test_accumulating_reads_and_writes_every_value_once() -> None:
+    seconds = gemm.accumulation_seconds(
+        4096.0, 1024.0, 8.0, value_bytes=4.0, exposed=0.5, bandwidth_bytes_per_s=2e12
+    )
+    assert one(seconds) == pytest.approx(0.5 * 2 * 4 * 4096 * 1024 * 8 / 2e12)
+
+
 @given(few, st.integers(1, 128), st.integers(1, 32768), st.integers(0, 2), more, st.booleans())
 def test_attention_is_above_its_bound_and_grows(
     batch: int, heads: int, tokens: int, axis: int, factor: float, backward: bool

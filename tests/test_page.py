@@ -17,6 +17,7 @@ from ridgeline.calibrate import reasons
 from ridgeline.calibrate.page import Stamp, page
 from ridgeline.calibrate.plot import svg
 from ridgeline.calibrate.published import PublishedRun, read_published
+from ridgeline.calibrate.remedies import TRIED, misses
 from ridgeline.calibrate.scoreboard import Row, Scoreboard, validate
 from ridgeline.predict import train
 
@@ -71,6 +72,14 @@ def test_picture_is_small_and_well_formed(held: list[tuple[PublishedRun, Row]]) 
     assert "prefers-color-scheme:dark" in picture
     with pytest.raises(ValueError, match="no predicted row"):
         svg([])
+
+
+def test_every_miss_that_stays_had_three_remedies_with_figures(text: str) -> None:
+    for miss in misses():
+        assert len(miss.remedies) >= TRIED, miss.what
+        for remedy in miss.remedies:
+            assert re.search(r"\d", remedy.figures), remedy.change
+            assert remedy.change in text
 
 
 def test_reasons_are_told_from_conditions_not_from_names() -> None:

@@ -120,8 +120,9 @@ def test_overlap_switches_hide_communication() -> None:
 )
 def test_another_micro_batch_hides_expert_messages(plan: dict[str, Any], hides: bool) -> None:
     base = {"tp": 1, "ep": 8, "dp": 64 // plan["pp"]}
-    shown = train(scenario("qwen3-235b-a22b", **base, **plan, overlap_ep=False))
-    hidden = train(scenario("qwen3-235b-a22b", **base, **plan, overlap_ep=True))
+    job = TrainingJob(batch=2048, seq=8192)
+    shown = train(scenario("qwen3-235b-a22b", **base, **plan, overlap_ep=False).replace(job=job))
+    hidden = train(scenario("qwen3-235b-a22b", **base, **plan, overlap_ep=True).replace(job=job))
     assert (hidden.exposed_s["ep"] < 0.5 * shown.exposed_s["ep"]) == hides
     assert (hidden.step_time_s < shown.step_time_s) == hides
 
@@ -129,9 +130,64 @@ def test_another_micro_batch_hides_expert_messages(plan: dict[str, Any], hides: 
 @pytest.mark.parametrize(("ep", "hides"), [(8, False), (32, True)])
 def test_stacks_may_hide_expert_messages_beyond_a_domain_only(ep: int, hides: bool) -> None:
     base = scenario("qwen3-235b-a22b", tp=1, pp=2, vpp=2, dp=32, ep=ep, schedule="interleaved")
+    base = base.replace(job=TrainingJob(batch=1024, seq=8192))
     stack = base.stack.model_copy(update={"overlap_ep_beyond": True})
     shown, hidden = train(base).exposed_s["ep"], train(base.replace(stack=stack)).exposed_s["ep"]
     assert (hidden < shown) == hides
+
+
+def test_the_first_forward_and_the_last_backward_show_their_expert_messages() -> None:
+    shares = []
+    for micro_batches in (1, 2, 8):
+        base = scenario("qwen3-235b-a22b", tp=1, pp=1, dp=64, zero=3, ep=8)
+        base = base.replace(job=TrainingJob(batch=64 * micro_batches, seq=8192))
+        shown, hidden = (
+            train(base.replace(plan=dataclasses.replace(base.plan, overlap_ep=overlap)))
+            for overlap in (False, True)
+        )
+        shares.append(1.0 - hidden.exposed_s["ep"] / shown.exposed_s["ep"])
+    assert shares[0] == pytest.approx(0.0, abs=1e-9)
+    assert shares[1] < shares[2]
+    assert shares[2] / shares[1] == pytest.approx((7 / 8) / (1 / 2), rel=1e-6)
+
+
+def test_adding_weight_gradients_to_their_buffer_costs_time() -> None:
+    def apart(model: str, **fields: float) -> float:
+        base = scenario(model, tp=1, pp=1, dp=64, ep=8 if "qwen" in model else 1)
+        kernels = base.calibration.kernels
+        none = kernels.accumulation.model_copy(update={"exposed": 0.0})
+        free = dataclasses.replace(
+            base.calibration, kernels=kernels.model_copy(update={"accumulation": none})
+        )
+        base = changed(base, "recipe", **fields) if fields else base
+        return train(base).step_time_s / train(base.replace(calibration=free)).step_time_s
+
+    assert 1.0 < apart("llama-3.1-70b") < 1.1
+    assert apart("llama-3.1-70b", grad_bytes=2.0) < apart("llama-3.1-70b")
+    assert apart("qwen3-235b-a22b") > apart("llama-3.1-70b")  # few rows an expert
+
+
+def test_experts_that_are_launched_one_by_one_race_the_device() -> None:
+    times = []
+    for ep in (8, 64):
+        base = scenario("qwen3-235b-a22b", tp=1, pp=1, dp=64, ep=ep)
+        base = changed(base, "stack", host_expert=0.0)
+        slow = changed(base, "stack", host_expert=1e-3)
+        times.append(train(slow).step_time_s / train(base).step_time_s)
+    assert times[0] > 1.5  # 16 experts a rank
+    assert 1.0 <= times[1] < times[0]
+
+
+def test_products_of_single_experts_are_slower_than_grouped_ones() -> None:
+    base = scenario("qwen3-235b-a22b", tp=1, pp=1, dp=64, ep=8)
+    assert train(changed(base, "stack", grouped_share=0.85)).step_time_s > train(base).step_time_s
+
+
+def test_kernels_beyond_their_tables_are_labelled_transferred() -> None:
+    assert train(scenario()).labels["linear layers"] == "fitted"
+    long = scenario(tp=1, pp=1, dp=64, zero=3, micro_batch=16)
+    long = long.replace(job=TrainingJob(batch=1024, seq=8192))  # 131,072 rows
+    assert train(long).labels["linear layers"] == "transferred"
 
 
 def test_compilers_repeat_a_dense_layer_without_its_last_matmul() -> None:

@@ -53,7 +53,8 @@ def prediction(scenario: Scenario, result: Step) -> Prediction:
     stages = stage_class(np.arange(plan.pp), plan.pp)
     memory = {kind: result.memory[kind][stages, -1].tolist() for kind in KINDS}
     peak_memory = max(sum(stage) for stage in zip(*memory.values(), strict=True))
-    low, high = relative_interval(scenario, result)
+    labels = labels_of(scenario, result)
+    low, high = relative_interval(labels, result)
     tokens = float(job.batch) * job.seq
     joules = float(result.joules[-1])
     pipeline = result.pipeline
@@ -77,7 +78,7 @@ def prediction(scenario: Scenario, result: Step) -> Prediction:
         energy_j_per_step=joules,
         average_power_w=joules / total / plan.chips,
         days=None if job.tokens is None else job.tokens / tokens * total / 86400.0,
-        labels=labels_of(scenario),
+        labels=labels,
         operators=operator_times(result),
     )
 

@@ -22,6 +22,7 @@ from ridgeline.calibrate.tables import Group, Table
 from ridgeline.facts import catalog
 from ridgeline.facts.chip import Chip
 from ridgeline.facts.kernel_calibration import (
+    ACCUMULATION,
     AttentionFit,
     KernelCalibration,
     KernelLibraries,
@@ -168,7 +169,11 @@ def _fit_chip(
     references = {part: _reference(base, found, part) for part in KernelSet.model_fields}
     references["decode"] = _alike(references["attention"], references["decode"], found)
     calibration = KernelCalibration(
-        chip=chip.name, stream=stream, energy=energy_fit(chip, references["gemm"]), **references
+        chip=chip.name,
+        stream=stream,
+        accumulation=base.accumulation if base is not None else ACCUMULATION,
+        energy=energy_fit(chip, references["gemm"]),
+        **references,
     )
     others = _others(found, calibration, catalog.libraries(chip.name))
     return ChipFits(calibration, KernelLibraries(chip=chip.name, libraries=others))

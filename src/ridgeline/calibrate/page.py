@@ -18,6 +18,7 @@ from ridgeline.calibrate.markdown import SHARES, TESTS, percent, seconds, short_
 from ridgeline.calibrate.other_tools import other_tools
 from ridgeline.calibrate.published import PublishedRun
 from ridgeline.calibrate.reasons import reason
+from ridgeline.calibrate.remedies import remedies
 from ridgeline.calibrate.scoreboard import Part, Row, Scoreboard
 from ridgeline.calibrate.scores import by
 from ridgeline.calibrate.whole_step import CHIP_KNOBS, LEAST_ROWS, STACK_KNOBS, Knob
@@ -49,6 +50,7 @@ def page(board: Scoreboard, held: Sequence[tuple[PublishedRun, Row]], stamp: Sta
         _shares(board),
         _slices(board),
         _worst(board),
+        remedies(),
         _memory(board),
         _laws(board),
         _rankings(board),
@@ -108,6 +110,11 @@ def _fitted_on_what(board: Scoreboard) -> str:
         ],
         [f"{steps} of a chip", "whole steps", f"fit share alone, {counts['fit']} rows"],
         [f"{stacks} of a software stack", "whole steps", "the same rows"],
+        [
+            "`host_expert`, one number for all stacks that have it",
+            "whole steps",
+            "the same rows, with experts",
+        ],
         ["everything else", "data sheets, papers, source code of the frameworks", "no training run"],
     ]
     return f"""## What is fitted, and on what

@@ -8,7 +8,16 @@ from collections.abc import Sequence
 
 import typer
 
-from ridgeline.cli import calibrate, calibrate_links, catalog, explain, serve, train, validate
+from ridgeline.cli import (
+    calibrate,
+    calibrate_links,
+    calibrate_serving,
+    catalog,
+    explain,
+    serve,
+    train,
+    validate,
+)
 from ridgeline.cli.shared import Interrupted
 
 USAGE, INTERRUPTED = 2, 130
@@ -28,6 +37,7 @@ app.command("serve")(serve.serve)
 app.command("explain", context_settings=explain.CONTEXT)(explain.explain)
 app.command("validate")(validate.validate)
 calibrate.app.command("links")(calibrate_links.links)
+calibrate.app.command("serving")(calibrate_serving.serving)
 app.add_typer(calibrate.app, name="calibrate")
 app.add_typer(catalog.app, name="catalog")
 

@@ -26,8 +26,9 @@ def validate(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="measured runs or serving points (.csv, one per line), measured kernels or collectives (.parquet), shares of link "
-            "bandwidth by node count (.csv with a column Size), or what nccl-tests print (.log)",
+            help="measured runs or serving points (.csv, one per line), measured kernels or collectives (.parquet), "
+            "shares of link bandwidth by node count (.csv with a column Size), what nccl-tests print (.log), or the "
+            "folder of a run of a server, which is replayed",
         ),
     ],
     limit: Annotated[
@@ -61,11 +62,29 @@ def validate(
             )
         typer.echo(_kernel_json(scores) if as_json else _kernel_table(scores))
         return
+    if cases.is_dir():
+        _replay(cases, outputs, as_json)
+        return
     board = _serving_board(cases, limit) if _is_serving(cases) else _board(cases, limit)
     for path, ending in outputs:
         text = {".json": _json, ".csv": _rows, ".txt": _table}[ending](board)
         shared.write_text(path, text)
     typer.echo(_json(board) if as_json else _table(board))
+
+
+def _replay(folder: Path, outputs: list[tuple[Path, str]], as_json: bool) -> None:
+    """A measured run of a server, replayed."""
+    from ridgeline.calibrate.serving.replay import is_run, replay
+
+    if not is_run(folder):
+        raise shared.Mistake(f"{folder}: a folder of a measured run holds meta.json and requests.jsonl")
+    found = replay(folder)
+    text = {".json": shared.json_text(found.to_dict()), ".txt": found.table()}
+    for path, ending in outputs:
+        if ending not in text:
+            raise shared.Mistake(f"--out {path}: a replay is written as .json or .txt")
+        shared.write_text(path, text[ending])
+    typer.echo(text[".json"] if as_json else text[".txt"])
 
 
 def _is_serving(path: Path) -> bool:

@@ -108,6 +108,25 @@ class StreamFit(Spec):
     provenance: Provenance
 
 
+class AccumulationFit(Spec):
+    """Products that add to what their output holds, as weight gradients do over micro-batches."""
+
+    exposed: float = Field(
+        ge=0, le=2, description="share of reading and writing the accumulator that the product does not hide"
+    )
+    provenance: Provenance
+
+
+#: Where nothing was timed: between the A100 (0.5) and the B200 (0.8) of the same source.
+ACCUMULATION = AccumulationFit(
+    exposed=0.65,
+    provenance=Provenance(
+        label=Label.TRANSFERRED,
+        source="between A100 PCIe and B200, both timed by SimuMax v1.2 (configs/system of that repository)",
+    ),
+)
+
+
 class EnergyFit(Spec):
     """Power of one chip: static plus activity."""
 
@@ -136,6 +155,7 @@ class KernelCalibration(KernelSet):
 
     chip: str
     stream: StreamFit
+    accumulation: AccumulationFit = Field(ACCUMULATION, description="weight gradients added to a buffer")
     energy: EnergyFit
 
 

@@ -53,6 +53,11 @@ class Stack(Spec):
         description="host time to dispatch one operator: 0.5 us in graphs, 5-15 us in eager code, up to 80 us "
         "where one operator is several kernels with bookkeeping between them"
     )
+    host_expert: Seconds = Field(
+        0.0,
+        description="host time of one expert's product where each is launched alone: the product, the cast of its "
+        "input, bookkeeping of its weight; 0 where all experts are one kernel or one graph",
+    )
     hand_over: Seconds = Field(
         0.0,
         description="host time of one pipeline hand-over: early frameworks synchronise the device around each send",
@@ -114,6 +119,16 @@ class Stack(Spec):
     fused_loss: bool = Field(True, description="cross-entropy does not keep a second fp32 copy of the logits")
     dropout: bool = Field(False, description="dropout masks are made and kept (models before 2022)")
     grad_fp32: bool = Field(True, description="gradients accumulate in fp32")
+    grouped_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="experts: rate of this stack's grouped products over those that kernel tables time; below 1 where "
+        "each expert is a product of its own",
+    )
+    fused_accumulation: bool = Field(
+        False, description="weight gradients are added to the gradient buffer inside their product"
+    )
     zero: int = Field(1, ge=0, le=3, description="default ZeRO stage")
     recompute: Literal["none", "selective", "full"] = "none"
     recompute_trimmed: bool = Field(

@@ -6,11 +6,20 @@ from ridgeline.facts.architecture import Moe
 from ridgeline.facts.observation import Label
 from ridgeline.facts.plan import Plan
 from ridgeline.facts.scenario import Scenario
+from ridgeline.insight.extent import beyond_tables
+from ridgeline.sim.step import Step
 from ridgeline.timing.rates import resolve, worst
 
+#: Share of a part's kernel time at sizes that no table reaches, above which its rates count as transferred.
+MOSTLY = 0.5
 
-def labels_of(scenario: Scenario) -> dict[str, str]:
-    """Label of kernels, memory-bound operators, collectives and energy of a scenario with one plan."""
+
+def labels_of(scenario: Scenario, result: Step) -> dict[str, str]:
+    """Label of kernels, memory-bound operators, collectives and energy of a scenario with one plan.
+
+    ``result`` is its step: kernels that run mostly at sizes beyond the fitted range are labelled transferred, even
+    where others of their format were timed on this chip.
+    """
     kernels, links = scenario.calibration.kernels, scenario.calibration.links
     recipe, plan = scenario.recipe, scenario.plan
     assert isinstance(plan, Plan)
@@ -21,6 +30,9 @@ def labels_of(scenario: Scenario) -> dict[str, str]:
         labels["attention"] = worst(resolve(kernels.attention, recipe.attention)[1], Label.TRANSFERRED)
     if any(isinstance(layer.mlp, Moe) for layer in scenario.architecture.layers):
         labels["experts"] = worst(resolve(kernels.grouped, recipe.linear)[1], Label.BOUND)
+    for part, share in beyond_tables(scenario, result).items():
+        if part in labels and share > MOSTLY:
+            labels[part] = worst(labels[part], Label.TRANSFERRED)
     if plan.chips > 1:
         inside = [fit.provenance.label for fit in links.scale_up.values()]
         labels["collectives inside a domain"] = worst(*inside)

@@ -9,23 +9,24 @@ in effects that are known less well than kernels are.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from ridgeline.facts.observation import Label
-from ridgeline.facts.scenario import Scenario
-from ridgeline.insight.labels import labels_of
 from ridgeline.sim.reality import ORDER
 from ridgeline.sim.step import Step
 
 FLOOR = 0.085
-TRANSFERRED = 0.10
+TRANSFERRED = 0.03
 EXPERTS = 0.25
 #: Half width of one effect, relative to the time it takes in the step.
 EFFECTS = {"tp": 0.6, "cp": 0.6, "ep": 0.6, "dp": 0.6, "host": 0.6, "pipeline": 0.45, "fixed": 0.5}
 
 
-def relative_interval(scenario: Scenario, result: Step) -> tuple[float, float]:
-    """Low and high end of the step time over its likely value; ``result`` is a staircase evaluation."""
-    labels = labels_of(scenario)
+def relative_interval(labels: Mapping[str, str], result: Step) -> tuple[float, float]:
+    """Low and high end of the step time over its likely value.
+
+    ``labels`` are those of `ridgeline.insight.labels.labels_of`; ``result`` is a staircase evaluation.
+    """
     total = float(result.total_s[-1])
     parts = [FLOOR]
     if Label(labels["linear layers"]) in (Label.TRANSFERRED, Label.BOUND):

@@ -36,7 +36,14 @@ from ridgeline.timing.attention import (
     attention_seconds,
 )
 from ridgeline.timing.energy import joules_per_flop
-from ridgeline.timing.gemm import GemmRates, gemm_bytes, gemm_flops, gemm_rates, gemm_seconds
+from ridgeline.timing.gemm import (
+    GemmRates,
+    accumulation_seconds,
+    gemm_bytes,
+    gemm_flops,
+    gemm_rates,
+    gemm_seconds,
+)
 from ridgeline.timing.grouped import GroupedRates, grouped_rates, grouped_seconds
 from ridgeline.timing.stream import stream_rates, stream_seconds
 
@@ -69,7 +76,7 @@ class BlockTimes:
     peak_s: FloatArray  # matrix FLOPs at peak
     matrix_s: FloatArray  # matrix kernels
     stream_s: FloatArray
-    host_s: FloatArray  # [3 phases, blocks]: dispatch of all kernels
+    host_s: FloatArray  # dispatch of all kernels
     tp_s: FloatArray  # exposed communication
     cp_s: FloatArray
     ep_s: FloatArray
@@ -118,10 +125,20 @@ def _block_times(
     kernels = kernel_times(program, model, shape.tp.size, chip, calibration, stack)
     messages = message_times(
         program, kernels.seconds, model, shape, cluster, calibration.links, stack,
-        overlap_tp=overlap_tp, overlap_ep=overlap_ep,
+        cores=float(chip.cores), overlap_tp=overlap_tp, overlap_ep=overlap_ep,
     )  # fmt: skip
-    host_s = program.launches.reshape(3, program.num_blocks) * stack.host  # dispatch of all kernels
+    host_s = _host(program, model, shape.tp.size, stack)
     return _sum(program, kernels, messages, host_s, calibration, len(model.layers))
+
+
+def _host(program: Program, model: Model, shapes: int, stack: Stack) -> FloatArray:
+    """Host time to dispatch every block ``[3 phases, blocks, shapes]``: so much a kernel and an expert's product."""
+    host_s = np.repeat((program.launches * stack.host)[:, None], shapes, axis=1)
+    rows = program.span[GROUPED]
+    if stack.host_expert and rows.start < rows.stop:
+        experts = sizes_of(program, model, GROUPED, shapes)[3]
+        host_s += stack.host_expert * (program.incidence[:, rows] @ experts)
+    return host_s.reshape(3, program.num_blocks, shapes)
 
 
 #: Plans with the same degrees inside a layer share one sharded model, which its shape follows from, and its times;
@@ -138,13 +155,13 @@ def kernel_times(
     for kind, time in ((GEMM, _gemms), (GROUPED, _grouped), (ATTENTION, _attention), (STREAM, _streams)):
         rows = program.span[kind]
         if rows.start < rows.stop:
-            sizes = _sizes(program, model, kind, shapes)
+            sizes = sizes_of(program, model, kind, shapes)
             for values, part in zip(times, time(program, sizes, chip, calibration, stack), strict=True):
                 values[rows] = part
     return KernelTimes(flops, moved, peak, seconds)
 
 
-def _sizes(program: Program, model: Model, kind: int, shapes: int) -> FloatArray:
+def sizes_of(program: Program, model: Model, kind: int, shapes: int) -> FloatArray:
     """Sizes of the rows of one kind ``[sizes, rows, shapes]``."""
     rows = program.of(kind)
     blocks = model.blocks
@@ -162,8 +179,10 @@ _Part = tuple[FloatArray, FloatArray, FloatArray | float, FloatArray]
 
 @by_identity
 def _gemm_rates(program: Program, chip: Chip, kernels: KernelCalibration, stack: Stack) -> GemmRates:
-    # a weight gradient is added to the gradient buffer: read and written, in fp32 or bf16
-    out = np.where(program.phase(GEMM, WEIGHT_GRAD), 8.0 if stack.grad_fp32 else 4.0, 2.0)
+    # a weight gradient is written in fp32 or bf16 and read again; where its product adds it to the buffer, that is
+    # counted beside it
+    plain = 2.0 if stack.fused_accumulation else 8.0 if stack.grad_fp32 else 4.0
+    out = np.where(program.phase(GEMM, WEIGHT_GRAD), plain, 2.0)
     return gemm_rates(chip, kernels, program.formats(GEMM))._replace(out_bytes=out)
 
 
@@ -184,7 +203,9 @@ def _gemms(program: Program, sizes: FloatArray, chip: Chip, calibration: Calibra
     m, n, k = np.maximum(sizes[:3], 1.0)
     copies = sizes[3]
     rates = _gemm_rates(program, chip, calibration.kernels, stack)
-    seconds = gemm_seconds(m, n, k, copies, rates)
+    seconds = gemm_seconds(m, n, k, copies, rates) + _accumulation(
+        program, GEMM, m, n, copies, chip, calibration
+    )
     moved = gemm_bytes(m, n, k, copies, in_bytes=rates.in_bytes, out_bytes=rates.out_bytes)
     flops = gemm_flops(m, n, k, copies)
     return flops, moved, flops / rates.peak_flops_per_s, seconds
@@ -198,10 +219,30 @@ def _grouped(
     weight = program.phase(GROUPED, WEIGHT_GRAD)
     rows, wide, deep = np.where(weight, c, a), np.where(weight, a, b), np.where(weight, b, c)
     rates = _grouped_rates(program, chip, calibration.kernels)
-    seconds = grouped_seconds(np.maximum(rows, 1.0), groups, wide, deep, rates)
+    seconds = grouped_seconds(np.maximum(rows, 1.0), groups, wide, deep, rates) / stack.grouped_share
+    seconds = seconds + _accumulation(program, GROUPED, wide, deep, groups, chip, calibration)
     moved = np.asarray(rates.gemm.in_bytes) * (rows * (wide + deep) + groups * wide * deep)
     flops = 2.0 * rows * wide * deep
     return flops, moved, flops / rates.gemm.peak_flops_per_s, seconds
+
+
+def _accumulation(
+    program: Program,
+    kind: int,
+    m: FloatArray,
+    n: FloatArray,
+    copies: FloatArray,
+    chip: Chip,
+    calibration: Calibration,
+) -> FloatArray:
+    """What adding weight gradients to the buffer costs beside their products, 0 in other phases ``[rows, shapes]``."""
+    extra = accumulation_seconds(
+        m, n, copies,
+        value_bytes=program.grad_bytes,
+        exposed=calibration.kernels.accumulation.exposed,
+        bandwidth_bytes_per_s=chip.memory.bandwidth,
+    )  # fmt: skip
+    return np.where(program.phase(kind, WEIGHT_GRAD), extra, 0.0)
 
 
 def attention_share(stack: Stack, chip: Chip) -> float:

@@ -38,13 +38,16 @@ def message_times(
     links: LinkCalibration,
     stack: Stack,
     *,
+    cores: float,
     overlap_tp: bool,
     overlap_ep: bool | None,
 ) -> Messages:
     """Time the messages of a sharded ``model``, hidden where a kernel runs beside them.
 
-    ``kernel_s`` are the kernels of ``program`` ``[rows, shapes]``; ``overlap_ep`` None: as the stack does it.
+    ``kernel_s`` are the kernels of ``program`` ``[rows, shapes]``; ``cores`` of the chip, of which the stack lends a
+    share; ``overlap_ep`` None: as the stack does it.
     """
+    lent = cores * stack.comm_sms
     blocks, shapes = program.num_blocks, shape.tp.size
     exposed = {axis: np.zeros((3, blocks, shapes)) for axis in ("tp", "cp", "ep")}
     sent = np.zeros((blocks, shapes))
@@ -58,7 +61,7 @@ def message_times(
         seconds = collective_seconds(kind, size, placement, cluster, links)  # type: ignore[arg-type]
         if axis == "ep" and stack.dispatcher != "alltoall":
             # such stacks have both and take the faster: inside a wide domain duplicates cost less than sorting
-            once = np.minimum(seconds, _deduplicated(group, size, placement, cluster, links))
+            once = np.minimum(seconds, _deduplicated(group, size, placement, cluster, links, lent))
             seconds = np.where(_sends_once(group, placement, stack), once, seconds)
         outside = np.maximum(1.0 - 1.0 / degree, 0.0)
         for (index, message), time, volume in zip(group, seconds, size, strict=True):
@@ -109,6 +112,7 @@ def _deduplicated(
     placement: Placement,
     cluster: Cluster,
     links: LinkCalibration,
+    cores: float,
 ) -> FloatArray:
     """Dispatch and combine that send a token once per node and once per rank ``[messages, shapes]``."""
     return np.stack(
@@ -122,6 +126,7 @@ def _deduplicated(
                 links,
                 node_limit=message.node_limit,
                 combine=message.name == "combine",
+                cores=cores or None,
             )
             for (_, message), volume in zip(group, size, strict=True)
         ]

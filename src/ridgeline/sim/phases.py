@@ -52,10 +52,10 @@ def phase_times(
     grid: PlanGrid,
     pace: Pace,
     real: Reality,
+    hides: FloatArray,
     stack: Stack,
 ) -> Phases:
-    """Sum the blocks of each stage class."""
-    hides = two_at_hand(grid, stack)
+    """Sum the blocks of each stage class; ``hides`` is `two_at_hand`."""
     hidden_ep = blocks.ep_hidden_s
     # effects that differ from plan to plan need blocks plan by plan; otherwise one set per shape does
     shared = not any(
@@ -92,7 +92,7 @@ def phase_times(
         share = recomputed_share(grid, weights[: blocks.num_layer_kinds].sum(axis=0))
         input_grad = input_grad + real.recompute * share * again
     # launching is a race: a phase ends when both the device and the host that feeds it are done
-    ahead, behind = _host(blocks, weights, again=grid.recompute == "full")
+    ahead, behind = _host(blocks, weights, codes, again=grid.recompute == "full")
     forward = forward + real.host * np.maximum(ahead - forward, 0.0)
     input_grad = input_grad + real.host * np.maximum(behind - input_grad - weight_grad, 0.0)
     if stack.hand_over:  # a blocking hand-over stops host and device alike, once each way
@@ -101,18 +101,22 @@ def phase_times(
     return Phases(forward, input_grad, weight_grad, _exposed(blocks, weights, codes, hides))
 
 
-def two_at_hand(grid: PlanGrid, stack: Stack) -> FloatArray:
-    """1 where a micro-batch can run beside another one's expert messages, else 0 ``[plans]``.
+def two_at_hand(grid: PlanGrid, stack: Stack, num_micro_batches: IntArray) -> FloatArray:
+    """Share of micro-batches that run beside another one's expert messages, 0 where none can ``[plans]``.
 
     A pipeline with one chunk per stage has no forward at hand when it runs a backward, and a layer computed again
     as a whole sends once more in between; Megatron-Core refuses both (``overlap_moe_expert_parallel_comm``). Without
     a pipeline the next micro-batch can come forward, which recipes did not use before they did so everywhere.
+
+    A forward before the first backward has none beside it, nor has a backward after the last forward: on the mean
+    stage ``pp - 1 + (vpp - 1) pp + 1 = vpp pp`` of ``m vpp`` passes over a chunk (warm-up of the interleaved schedule).
     """
     if grid.schedule == "dualpipe":
         return np.ones(len(grid))
     everywhere = stack.overlap_ep if grid.overlap_ep is None else grid.overlap_ep
     found = (grid.vpp > 1) | ((grid.pp == 1) & everywhere)
-    return np.asarray(found * float(grid.recompute != "full"))
+    beside = np.maximum(1.0 - grid.pp / num_micro_batches, 0.0)
+    return np.asarray(found * beside * float(grid.recompute != "full"))
 
 
 def _per_stage(weights: FloatArray, values: FloatArray, codes: IntArray | None) -> FloatArray:
@@ -122,12 +126,14 @@ def _per_stage(weights: FloatArray, values: FloatArray, codes: IntArray | None) 
     return np.einsum("bcp,vbp->vcp", weights, values)  # type: ignore[no-any-return]
 
 
-def _host(blocks: BlockTimes, weights: FloatArray, *, again: bool) -> tuple[FloatArray, FloatArray]:
+def _host(
+    blocks: BlockTimes, weights: FloatArray, codes: IntArray, *, again: bool
+) -> tuple[FloatArray, FloatArray]:
     """Dispatch of the kernels of forward and of backward ``[4, plans]``."""
     forward = blocks.host_s[FORWARD]
     backward = blocks.host_s[INPUT_GRAD] + blocks.host_s[WEIGHT_GRAD]
     launched = np.stack([forward, backward + forward if again else backward])
-    ahead, behind = (launched @ weights.reshape(len(weights), -1)).reshape(2, *weights.shape[1:])
+    ahead, behind = _per_stage(weights, launched, codes)
     return ahead, behind
 
 

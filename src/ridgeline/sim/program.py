@@ -55,6 +55,7 @@ class Program:
     launches: FloatArray  # [3 phases x blocks]
     near: dict[tuple[int, int, str], int]  # (block, phase, operator) -> row
     num_blocks: int
+    grad_bytes: float  # of one value of the buffer that weight gradients are added to; 0 where none is
 
     def of(self, kind: int) -> Sequence[Row]:
         """Rows of one kind."""
@@ -112,7 +113,13 @@ def _make(model: Model, stack: Stack, recipe: Recipe) -> Program:
         launches=incidence @ np.array([row.launches for row in rows]),
         near={(row.block, row.phase, row.name): i for i, row in enumerate(rows) if row.kind != STREAM},
         num_blocks=blocks,
+        grad_bytes=gradient_bytes(stack, recipe) if stack.fused_accumulation else 0.0,
     )
+
+
+def gradient_bytes(stack: Stack, recipe: Recipe) -> float:
+    """Bytes of one value of the gradient buffer."""
+    return recipe.grad_bytes if stack.grad_fp32 else min(recipe.grad_bytes, 2.0)
 
 
 def _spared(rows: list[Row], model: Model, stack: Stack) -> NDArray[np.bool_]:

@@ -24,7 +24,7 @@ from ridgeline.sim.data_parallel import DataParallel, data_parallel
 from ridgeline.sim.layers import BlockTimes, block_times
 from ridgeline.sim.offload import offload_exposed_s
 from ridgeline.sim.phases import Pace, block_weights, phase_times, two_at_hand
-from ridgeline.sim.program import program_of
+from ridgeline.sim.program import gradient_bytes, program_of
 from ridgeline.sim.reality import REAL, Reality
 from ridgeline.sim.schedule import PipelineTimes, in_flight, parameter_copies, pipeline_seconds
 from ridgeline.sim.stage_costs import StageCosts
@@ -88,11 +88,14 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
     num_micro_batches = np.maximum(np.round(passes), 1.0).astype(np.int64)
 
     weights = block_weights(stages, model.mtp is not None)
-    done = activity(blocks, (weights * stages.number).sum(axis=1), codes, two_at_hand(grid, stack))
+    hides = two_at_hand(grid, stack, num_micro_batches)
+    done = activity(blocks, (weights * stages.number).sum(axis=1), codes, hides)
     slower = stretch(scenario, done)
     in_situ = scenario.calibration.steps.in_situ
     pace = Pace(in_situ * slower, in_situ)
-    forward, input_grad, weight_grad, axes = phase_times(blocks, weights, codes, grid, pace, reality, stack)
+    forward, input_grad, weight_grad, axes = phase_times(
+        blocks, weights, codes, grid, pace, reality, hides, stack
+    )
     if grid.offload_activations:
         out_s, back_s = offload_exposed_s(
             model, grid, stages, codes, scenario.chip.host_bandwidth, forward, input_grad + weight_grad
@@ -168,8 +171,7 @@ def _optimizer(scenario: Scenario, grid: PlanGrid, params: Parameters, stages: S
         grid.zero < 3
     ):  # with sharded parameters there is no whole buffer to clear, and casts belong to the gathers
         here = np.where(exists, dense + expert, 0.0).max(axis=0)
-        grad_bytes = recipe.grad_bytes if stack.grad_fp32 else min(recipe.grad_bytes, 2.0)
-        whole = here * (stack.grad_passes * grad_bytes + _converted_bytes(recipe))
+        whole = here * (stack.grad_passes * gradient_bytes(stack, recipe) + _converted_bytes(recipe))
     if grid.zero >= 1:
         dense, expert = dense / params.dense_shards, expert / params.expert_shards
     owned = np.where(exists, dense + expert, 0.0).max(axis=0)

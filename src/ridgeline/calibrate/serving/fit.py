@@ -56,7 +56,10 @@ class EngineFit:
 
 
 def fit_engines(
-    cases: Sequence[ServingCase], rounds: int = 6, progress: Progress | None = None
+    cases: Sequence[ServingCase],
+    rounds: int = 6,
+    progress: Progress | None = None,
+    only: str | None = None,
 ) -> list[EngineFit]:
     """Fit every engine that points of the fit share (aggregated, quality A and B, no speculation) ran on."""
     pools: dict[str, list[tuple[ServingCase, Service]]] = {}
@@ -74,7 +77,8 @@ def fit_engines(
             service = service_of(case)
         except NotPredictable:
             continue
-        pools.setdefault(service.engine.name, []).append((case, service))
+        if only is None or service.engine.name == only:
+            pools.setdefault(service.engine.name, []).append((case, service))
     return [_fit(name, pool, rounds, progress) for name, pool in pools.items()]
 
 
