@@ -78,6 +78,41 @@ def test_a_lone_request_takes_its_steps() -> None:
     assert outcome.steps == 101
 
 
+def test_planning_ahead_leaves_a_lone_request_alone() -> None:
+    request = Requests(np.array([2.0, 9.0]), np.array([700, 30]), np.array([100, 1]))
+    for schedule in ("chunked", "prefill_first"):
+        now, ahead = (simulate(request, step_table(schedule=schedule, lag=lag)) for lag in (0, 1))
+        for name in ("scheduled_s", "first_token_s", "finish_s"):
+            np.testing.assert_array_equal(getattr(now, name), getattr(ahead, name))
+
+
+@pytest.mark.parametrize("schedule", ["chunked", "prefill_first", "whole"])
+def test_planning_ahead_costs_exactly_one_more_step(schedule: str) -> None:
+    """One request decodes in steps that end at 1, 2, ...; another comes in the step that ends at 4."""
+    requests = Requests(np.array([0.0, 3.25]), np.array([10, 10]), np.array([50, 3]))
+    outcome = simulate(requests, constant(1.0, lag=1, schedule=schedule))
+    assert outcome.scheduled_s[1] == pytest.approx(4.0)  # planned then, while the step to 5 begins
+    assert outcome.first_token_s[1] == pytest.approx(6.0)
+    assert outcome.finish_s[1] == pytest.approx(8.0)
+    assert simulate(requests, constant(1.0, schedule=schedule)).first_token_s[1] == pytest.approx(5.0)
+
+
+def test_planning_ahead_keeps_a_slot_for_one_more_step() -> None:
+    """Of two slots one is free after the step that ends at 5, which the plan made then is the first to know."""
+    requests = Requests(np.array([0.0, 0.0, 1.5]), np.array([10, 10, 10]), np.array([20, 5, 2]))
+    outcome = simulate(requests, constant(1.0, lag=1, max_seqs=2))
+    assert outcome.finish_s[1] == pytest.approx(5.0)
+    assert outcome.scheduled_s[2] == pytest.approx(5.0)
+    assert outcome.first_token_s[2] == pytest.approx(7.0)
+
+
+def test_what_comes_as_the_last_step_ends_enters_at_once() -> None:
+    requests = Requests(np.array([0.0, 1.5]), np.array([10, 10]), np.array([2, 1]))
+    outcome = simulate(requests, constant(1.0, lag=1, max_seqs=1))
+    assert outcome.scheduled_s[1] == pytest.approx(2.0)
+    assert outcome.first_token_s[1] == pytest.approx(3.0)
+
+
 def test_work_is_conserved() -> None:
     """Where a step costs its tokens alone, the server works off a fluid, whatever the chunks and the order."""
     n, token_s = 5000, 1e-5

@@ -64,9 +64,9 @@ def traffic(n: int = 300, rate: float = 20.0, seed: int = 1, **changes: Any) -> 
     return Requests(**{**fields, **changes})
 
 
-def hashed(n: int = 300, rate: float = 20.0, seed: int = 1, block: int = 64) -> Requests:
+def hashed(n: int = 300, rate: float = 20.0, seed: int = 1, block: int = 64, **changes: Any) -> Requests:
     """Prompts of which many begin alike; hash 1000 k + j is block j of conversation k."""
-    plain = traffic(n, rate, seed)
+    plain = traffic(n, rate, seed, **changes)
     rng = np.random.default_rng(seed)
     blocks = -(-plain.input_tokens // block)
     starts = np.concatenate(([0], np.cumsum(blocks)))
@@ -93,9 +93,12 @@ def same(a: Outcome, b: Outcome) -> None:
 @pytest.mark.parametrize("schedule", ["chunked", "prefill_first", "whole"])
 @pytest.mark.parametrize("requests", [traffic(), hashed(), traffic(priority=np.arange(300) % 3)])
 @pytest.mark.parametrize("blocks", [400, 90])
-def test_the_loop_equals_the_plain_scheduler(schedule: str, requests: Requests, blocks: int) -> None:
+@pytest.mark.parametrize("lag", [0, 1])
+def test_the_loop_equals_the_plain_scheduler(
+    schedule: str, requests: Requests, blocks: int, lag: int
+) -> None:
     requests = dataclasses.replace(requests, input_tokens=np.minimum(requests.input_tokens, 512))
-    table = step_table(schedule=schedule, num_blocks=blocks)
+    table = step_table(schedule=schedule, num_blocks=blocks, lag=lag)
     outcome = simulate(requests, table)
     first, last, preemptions, gaps = simulate_plainly(requests, table)
     np.testing.assert_allclose(outcome.first_token_s, first, rtol=1e-9)
@@ -107,7 +110,17 @@ def test_the_loop_equals_the_plain_scheduler(schedule: str, requests: Requests, 
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"ranks": 3, "lockstep": True}, {"ranks": 3, "lockstep": False}, {"stages": 2}]
+    "changes",
+    [
+        {},
+        {"ranks": 3, "lockstep": True},
+        {"ranks": 3, "lockstep": False},
+        {"stages": 2},
+        {"lag": 1},
+        {"lag": 1, "num_blocks": 90},
+        {"lag": 1, "schedule": "prefill_first", "num_blocks": 90},
+        {"lag": 1, "ranks": 3, "lockstep": True},
+    ],
 )
 def test_spans_equal_single_steps(changes: dict[str, Any]) -> None:
     requests, table = traffic(400), step_table(**changes)
@@ -119,13 +132,16 @@ def test_spans_equal_single_steps(changes: dict[str, Any]) -> None:
     assert np.abs(spans.itl_counts - steps.itl_counts).sum() <= 2  # one on the edge of a bin
 
 
-VARIANTS = [
+VARIANTS: list[tuple[Requests, dict[str, Any], Settings]] = [
     (traffic(), {}, Settings()),
     (hashed(), {"num_blocks": 120}, Settings()),
     (hashed(), {"num_blocks": 120}, Settings(preemption="swap", tiers=(HOST,))),
     (traffic(), {"acceptance": (0.8, 0.5), "num_blocks": 120}, Settings()),
     (traffic(arrival_s=np.zeros(300), users=10, think_s=0.01), {"ranks": 2, "num_blocks": 200}, Settings()),
     (traffic(timeout_s=0.5, cancel_s=np.linspace(0.01, 3.0, 300)), {"num_blocks": 120}, Settings()),
+    (hashed(timeout_s=0.5, cancel_s=np.linspace(0.01, 3.0, 300)), {"num_blocks": 120, "lag": 1}, Settings()),
+    (hashed(), {"num_blocks": 120, "lag": 1}, Settings(preemption="swap", tiers=(HOST,))),
+    (traffic(arrival_s=np.zeros(300), users=10), {"ranks": 2, "num_blocks": 200, "lag": 1}, Settings()),
 ]
 
 

@@ -59,6 +59,9 @@ class Engine(Spec):
     host_overlap: bool = Field(
         False, description="the host prepares the next step while the device runs this one"
     )
+    async_schedule: bool = Field(
+        False, description="the next step is planned while this one runs: a request waits for one more step"
+    )
     host_step: Seconds = Field(
         description="host time of one step: scheduling, input tensors, sampling, streaming"
     )

@@ -49,7 +49,7 @@ NEW_TOKEN_RATIO = 0.098
 
 @jit
 def plan_lane(state: State, table: Table, which: int, now: float) -> None:
-    """Choose what lane ``which`` runs from ``now`` on: chunks of prefills, and whether its decodes run."""
+    """Choose what lane ``which`` runs next: chunks of prefills, and whether its decodes run; planned at ``now``."""
     lane = lanes(state)[which]
     lane.chunks = lane.entering = lane.rows = lane.tokens = lane.decodes = lane.taken = lane.closed = 0
     lane.pairs = lane.prefill_s = lane.extra_s = 0.0
@@ -146,7 +146,7 @@ def _enter(state: State, table: Table, which: int, now: float, budget: int, need
     lane = lanes(state)[which]
     if lane.partial != NONE:
         budget = _add_chunk(state, table, which, lane.partial, budget)
-    while budget > 0 and lane.running < table.max_seqs:
+    while budget > 0 and lane.running + lane.ghosts < table.max_seqs:
         i = head(state, table, which)
         if i == NONE:
             return

@@ -94,6 +94,7 @@ def step_table(service: Service, longest: int = 131072) -> StepTable:
         acceptance=service.speculation.acceptance,
         kv_bytes_per_token=found.token_bytes * layout.tp * layout.pp,
         chips=layout.chips,
+        lag=1 if engine.host_overlap or engine.async_schedule else 0,
         frontend_s=engine.frontend,
     )
 

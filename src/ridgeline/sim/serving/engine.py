@@ -116,6 +116,7 @@ def new_engine(
         "max_tokens": source.max_tokens,
         "num_blocks": blocks,
         "block_size": source.block_size,
+        "lag": source.lag,
         "block_tokens": tokens if hashed else 0,
         "hash_blocks": per_hash,
         "kv_bytes": source.kv_bytes_per_token,
@@ -181,6 +182,8 @@ def new_engine(
 def _check(source: StepTable, settings: Settings) -> None:
     if source.schedule not in SCHEDULES:
         raise ValueError(f"schedule: {source.schedule!r} is unknown, choose one of {', '.join(SCHEDULES)}")
+    if source.lag not in (0, 1):
+        raise ValueError(f"lag: {source.lag} steps planned ahead, expected 0 or 1")
     if settings.preemption not in ("recompute", "swap"):
         raise ValueError(f"preemption: {settings.preemption!r} is unknown, choose one of recompute, swap")
     if settings.preemption == "swap" and not settings.tiers:
@@ -251,6 +254,7 @@ def _lanes(
         lane["crossings_at"] = ints.add(np.zeros(rings))
         lane["chunks_at"] = ints.add(np.zeros(2 * int(table["max_seqs"])))
         lane["fresh_at"] = ints.add(np.zeros(table["max_seqs"]))
+        lane["ghosts_at"] = ints.add(np.zeros(table["max_seqs"]))
         lane["buckets_at"] = ints.add(np.full(table["buckets"], NONE))
         lane["lru_at"] = ints.add(np.array([[NONE, NONE, 0, size] for size in sizes]))
         lane["entries_at"] = which * num_entries

@@ -35,6 +35,7 @@ from ridgeline.sim.serving.queues import (
     pop_deadline,
     push_deadline,
     unlink,
+    unseen,
 )
 from ridgeline.sim.serving.span import add_gaps, walk
 from ridgeline.sim.serving.state import (
@@ -69,23 +70,52 @@ def plan_unit(state: State, table: Table, u: int, now: float, limit: float) -> N
     if unit.leaving > 0:
         _let_go(state, table, u, now)
     unit.start_s = now
-    work, chunks, extra = False, False, False
-    for which in range(first, first + table.lanes_per_unit):
-        plan_lane(state, table, which, now)
-        lane = lanes(state)[which]
-        work = work or lane.tokens > 0
-        chunks = chunks or lane.chunks > 0
-        extra = extra or lane.extra_s > 0.0
-    if not work:
-        unit.kind, unit.steps, unit.end_s, unit.cut_s = IDLE, 0, INFINITY, INFINITY
+    if table.lag and unit.kind != WAKE:
+        kind = _plan_lanes(state, table, u, unit.planned_s, unit.planned_s)
+        _end_ghosts(state, table, u)
+        if kind == IDLE:  # nothing was planned ahead: what has come since is planned now
+            kind = _plan_lanes(state, table, u, now, INFINITY)
+    else:
+        kind = _plan_lanes(state, table, u, now, INFINITY)
+    unit.kind = kind
+    if kind == IDLE:
+        unit.steps, unit.end_s, unit.cut_s = 0, INFINITY, INFINITY
         return
-    if chunks or extra or table.drafts:
-        unit.kind, unit.steps, unit.cut_s = STEP, 1, INFINITY
+    if kind == STEP:
+        unit.steps, unit.cut_s = 1, INFINITY
     else:
         if not takes_newcomers(state, table, first):
             limit = INFINITY
-        unit.kind, unit.steps, unit.cut_s = SPAN, _span_steps(state, table, u), limit
+        unit.steps, unit.cut_s = _span_steps(state, table, u), limit
     unit.steps, unit.end_s = walk(state, table, u, unit.steps, unit.cut_s, False)
+
+
+@jit
+def _plan_lanes(state: State, table: Table, u: int, now: float, sees_s: float) -> int:
+    """Plan all lanes of unit ``u`` at ``now`` with the requests that came before ``sees_s`` -> what the unit does."""
+    work, single = False, table.drafts > 0
+    for which in range(u * table.lanes_per_unit, (u + 1) * table.lanes_per_unit):
+        lane = lanes(state)[which]
+        lane.sees_s = sees_s
+        plan_lane(state, table, which, now)
+        work = work or lane.tokens > 0
+        single = single or lane.chunks > 0 or lane.extra_s > 0.0
+    if not work:
+        return IDLE
+    return STEP if single else SPAN
+
+
+@jit
+def _end_ghosts(state: State, table: Table, u: int) -> None:
+    """Free what ended requests held in the plan just made; where the next plan may differ, one step runs until it."""
+    for which in range(u * table.lanes_per_unit, (u + 1) * table.lanes_per_unit):
+        lane = lanes(state)[which]
+        if lane.waiting > 0 and (lane.ghosts > 0 or unseen(state, table, which)):
+            lane.closed = 1
+        for k in range(lane.ghosts):
+            i = ints(state)[lane.ghosts_at + k]
+            release(state, table, which, i, requests(state)[i].computed)
+        lane.ghosts = 0
 
 
 @jit
@@ -95,10 +125,12 @@ def _span_steps(state: State, table: Table, u: int) -> int:
     steps = table.max_span
     for which in range(first, first + table.lanes_per_unit):
         lane = lanes(state)[which]
+        if lane.closed:
+            return 1
         if lane.decoding == 0:
             continue
         steps = min(steps, (ints(state)[lane.ends_at] >> 32) - lane.counter)
-        steps = 1 if lane.closed else steps_until_room(state, table, which, steps)
+        steps = steps_until_room(state, table, which, steps)
         start = lane.crossings_at
         for w in range(table.num_windows):
             size = _ring(state, table, w)
@@ -132,6 +164,10 @@ def finish_unit(state: State, table: Table, u: int) -> None:
     if unit.kind == WAKE:
         return
     now, steps = unit.end_s, unit.steps
+    if table.lag:
+        unit.planned_s = unit.start_s
+        if steps > 1 and _waiting(state, table, u) > 0:  # as its last step begins
+            unit.planned_s = walk(state, table, u, steps - 1, INFINITY, False)[1]
     walk(state, table, u, steps, INFINITY, True)
     unit.busy_s += now - unit.start_s
     unit.made_steps += steps
@@ -160,6 +196,14 @@ def finish_unit(state: State, table: Table, u: int) -> None:
             at = lane.chunks_at + 2 * c
             _finish_chunk(state, table, which, ints(state)[at], ints(state)[at + 1], now)
     ints(state)[table.batches + decoding] += steps
+
+
+@jit
+def _waiting(state: State, table: Table, u: int) -> int:
+    waiting = 0
+    for which in range(u * table.lanes_per_unit, (u + 1) * table.lanes_per_unit):
+        waiting += lanes(state)[which].waiting
+    return waiting
 
 
 @jit
@@ -252,7 +296,12 @@ def end_running(state: State, table: Table, which: int, i: int, status: int, now
     if lane.partial == i:
         lane.partial = NONE
     computed = request.computed if request.state == PREFILL else request.input
-    release(state, table, which, i, computed)
+    if table.lag and status != HANDED:
+        request.computed = computed
+        ints(state)[lane.ghosts_at + lane.ghosts] = i
+        lane.ghosts += 1
+    else:
+        release(state, table, which, i, computed)
     if status == HANDED:
         request.state, request.resumes = NEW, 1
         _log(state, table, i)
@@ -371,6 +420,8 @@ def deliver(state: State, table: Table, i: int, now: float) -> None:
         return
     append(state, which, request.level, i)
     lanes(state)[which].waiting += 1
+    busy = units(state)[which // table.lanes_per_unit].kind in (SPAN, STEP)
+    request.came_s = now if table.lag and busy else -INFINITY
     request.lane, request.state, request.replica = which, WAITING, table.replica
 
 
@@ -476,6 +527,8 @@ def _run(state: State, table: Table, until: float) -> None:
 @jit
 def _evict(state: State, table: Table, now: float) -> None:
     """The engine stops at once: all its requests are new again, its cache is empty."""
+    for u in range(state.num_units):
+        _end_ghosts(state, table, u)
     for which in range(state.num_lanes):
         lane = lanes(state)[which]
         for queue in range(table.levels + 1):

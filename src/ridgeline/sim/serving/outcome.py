@@ -22,7 +22,7 @@ class Outcome:
 
     Attributes:
         sent_s: when the client sent it (open loop: its scheduled arrival).
-        scheduled_s: when its first chunk entered a step.
+        scheduled_s: when the step of its first chunk was planned: as it begins, or `StepTable.lag` steps before.
         first_token_s, finish_s: when its first and last token came out.
         made_tokens: tokens it got.
         cached_tokens: prompt tokens found in the prefix cache.

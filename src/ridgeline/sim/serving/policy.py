@@ -1,8 +1,8 @@
 """The schedulers in plain Python, one iteration at a time: the page to read, and what the fast loop is held to.
 
 The tests run both over the same requests and expect the same times. Beside nano-vllm's `scheduler.py` it adds chunks,
-prefixes that are dropped least recently used first, and the step time of a `StepTable`. One lane, no speculation, no
-tiers; preemption recomputes.
+prefixes that are dropped least recently used first, planning one step ahead, and the step time of a `StepTable`. One
+lane, no speculation, no tiers; preemption recomputes.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Sequence:
     shares: bool = False  # holds its hashed blocks
     last_s: float = math.nan
     preemptions: int = 0
+    came_s: float = -math.inf  # while the engine was busy
 
     @property
     def prefilling(self) -> bool:
@@ -117,9 +118,31 @@ class Scheduler:
         self.blocks = Blocks(table.num_blocks, table.block_size, block_tokens)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of admission
+        self.ghosts: list[Sequence] = []  # over, but known to be so only by the plan after the next
+        self.sees_s = math.inf
 
-    def schedule(self) -> tuple[list[tuple[Sequence, int]], list[Sequence], int]:
-        """-> prefill chunks, requests that decode, how many requests are new."""
+    def schedule(self, sees_s: float) -> tuple[list[tuple[Sequence, int]], list[Sequence], int]:
+        """Plan with what came before ``sees_s``, or, where that is nothing to do, with all that is there.
+
+        -> prefill chunks, requests that decode, how many requests are new.
+        """
+        self.sees_s = sees_s
+        chunks, decodes, new = self.choose()
+        self.end_ghosts()
+        return (chunks, decodes, new) if chunks or decodes or sees_s == math.inf else self.schedule(math.inf)
+
+    def end(self, seq: Sequence) -> None:
+        self.running.remove(seq)
+        self.ghosts.append(seq)
+        if self.table.lag == 0:
+            self.end_ghosts()
+
+    def end_ghosts(self) -> None:
+        for seq in self.ghosts:
+            self.blocks.release(seq)
+        self.ghosts = []
+
+    def choose(self) -> tuple[list[tuple[Sequence, int]], list[Sequence], int]:
         if self.table.schedule == "prefill_first":
             chunks, new = self.enter(self.table.max_tokens, 0)
             if chunks:
@@ -171,8 +194,11 @@ class Scheduler:
                 chunks.append((seq, min(seq.target - seq.computed, budget)))
                 budget -= chunks[-1][1]
         new = 0
-        while newcomers and budget > 0 and self.waiting and len(self.running) < self.table.max_seqs:
-            seq = self.waiting[0]
+        while newcomers and budget > 0 and len(self.running) + len(self.ghosts) < self.table.max_seqs:
+            seen = [seq for seq in self.waiting if seq.came_s < self.sees_s]
+            if not seen:
+                break
+            seq = seen[0]
             tokens = seq.target
             if self.table.schedule == "whole":
                 if tokens - self.blocks.hits(seq) * self.blocks.block_tokens > budget:
@@ -180,7 +206,8 @@ class Scheduler:
                 tokens = seq.input + seq.output - 1
             if not self.blocks.admit(seq, tokens, self.reserve(seq, need)):
                 break
-            self.running.append(self.waiting.popleft())
+            self.waiting.remove(seq)
+            self.running.append(seq)
             chunks.append((seq, min(seq.target - seq.computed, budget)))
             budget -= chunks[-1][1]
             new += 1
@@ -227,13 +254,18 @@ def simulate_plainly(
     n = len(requests)
     first, last, preemptions, gaps = [math.nan] * n, [math.nan] * n, [0] * n, [0.0] * 0
     scheduler, following, now = Scheduler(table, requests.block_tokens), 0, 0.0
+    sees_s = math.inf
     while following < n or scheduler.waiting or scheduler.running:
-        if not scheduler.waiting and not scheduler.running:
+        idle = not scheduler.waiting and not scheduler.running
+        if idle:
+            scheduler.end_ghosts()
             now = max(now, float(requests.arrival_s[following]))
         while following < n and requests.arrival_s[following] <= now:
-            scheduler.push(_sequence(requests, following))
+            came_s = -math.inf if idle else float(requests.arrival_s[following])
+            scheduler.push(_sequence(requests, following, came_s))
             following += 1
-        chunks, decodes, new = scheduler.schedule()
+        chunks, decodes, new = scheduler.schedule(sees_s)
+        sees_s = now if table.lag else math.inf
         contexts = [seq.input + seq.made for seq in decodes]
         rows = len(decodes) + sum(seq.computed + q == seq.target for seq, q in chunks)
         now += step_seconds(table, contexts, [(q, seq.computed + q) for seq, q in chunks], rows, new)
@@ -250,13 +282,12 @@ def simulate_plainly(
             seq.last_s = now
             if seq.made == seq.output:
                 last[seq.index], preemptions[seq.index] = now, seq.preemptions
-                scheduler.running.remove(seq)
-                scheduler.blocks.release(seq)
+                scheduler.end(seq)
     return first, last, preemptions, gaps
 
 
-def _sequence(requests: Requests, i: int) -> Sequence:
-    seq = Sequence(i, int(requests.input_tokens[i]), int(requests.output_tokens[i]))
+def _sequence(requests: Requests, i: int, came_s: float) -> Sequence:
+    seq = Sequence(i, int(requests.input_tokens[i]), int(requests.output_tokens[i]), came_s=came_s)
     seq.target = seq.input
     if requests.priority is not None:
         seq.level = int(requests.priority[i])

@@ -54,13 +54,24 @@ def unlink(state: State, which: int, queue: int, i: int) -> None:
 
 @jit
 def head(state: State, table: Table, which: int) -> int:
-    """The first waiting request of the first level that has one, or NONE."""
+    """The first waiting request of the first level that has one which the plan knows, or NONE."""
     if lanes(state)[which].waiting > 0:
         for level in range(table.levels):
             i = ints(state)[lanes(state)[which].queues_at + 2 * level]
-            if i != NONE:
+            if i != NONE and requests(state)[i].came_s < lanes(state)[which].sees_s:
                 return i
     return NONE
+
+
+@jit
+def unseen(state: State, table: Table, which: int) -> bool:
+    """Whether the first waiting request of a level came too late for the plan."""
+    if lanes(state)[which].waiting > 0:
+        for level in range(table.levels):
+            i = ints(state)[lanes(state)[which].queues_at + 2 * level]
+            if i != NONE and requests(state)[i].came_s >= lanes(state)[which].sees_s:
+                return True
+    return False
 
 
 @jit

@@ -33,6 +33,7 @@ REQUEST = np.dtype(
         ("scheduled_s", "f8"),
         ("first_s", "f8"),
         ("finish_s", "f8"),
+        ("came_s", "f8"),  # when it reached a busy engine that plans ahead; -inf where any plan sees it
         ("last_s", "f8"),  # its latest token, kept exact while it is not among the decoding
         ("key", "i8"),  # context of the next decode step less the lane's counter of decode steps
         ("end", "i8"),  # value of that counter after its last token
@@ -71,6 +72,8 @@ LANE = np.dtype(
         ("partial", "i8"),  # the request whose prefill goes on
         ("heap", "i8"),  # size of the heap of ends
         ("chunks", "i8"),  # prefill chunks of the planned step
+        ("ghosts", "i8"),  # requests that are over, but hold slot and blocks in the next plan
+        ("sees_s", "f8"),  # the plan knows requests that came before
         ("entering", "i8"),  # of them, requests that were not there before
         ("fresh", "i8"),  # requests that joined the decoding since the last decode step
         ("decodes", "i8"),  # 1 where the planned step runs the decoding
@@ -97,6 +100,7 @@ LANE = np.dtype(
         ("crossings_at", "i8"),  # [W][window + 1] how many reach it, by counter
         ("chunks_at", "i8"),  # [max_seqs, 2] request and new tokens of the planned step
         ("fresh_at", "i8"),  # [max_seqs]
+        ("ghosts_at", "i8"),  # [max_seqs]
         ("buckets_at", "i8"),  # [buckets] prefix cache: first entry of each chain
         ("lru_at", "i8"),  # [tiers + 1, 4] oldest, newest, count, capacity
         ("entries_at", "i8"),
@@ -111,6 +115,7 @@ UNIT = np.dtype(
         ("leaving", "i8"),
         ("busy_s", "f8"),
         ("made_steps", "i8"),
+        ("planned_s", "f8"),  # when its next step is planned: with `lag`, as the one before begins
         ("cut_s", "f8"),  # the arrival that its span was cut for
     ]
 )
@@ -177,6 +182,7 @@ TABLE = np.dtype(
         # settings
         *((name, "i8") for name in ("schedule", "lanes_per_unit", "max_seqs", "max_tokens", "num_blocks")),
         ("block_size", "i8"),
+        ("lag", "i8"),  # steps planned ahead
         ("block_tokens", "i8"),  # of the prefix cache; 0 = off
         ("hash_blocks", "i8"),  # KV blocks of one of its blocks
         *((name, "i8") for name in ("preemption", "handoff", "has_longest", "max_span", "users", "levels")),

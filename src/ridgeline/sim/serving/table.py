@@ -53,6 +53,8 @@ class StepTable:
         acceptance: chance that each draft token is accepted if those before it were; empty without speculation.
         kv_bytes_per_token: of one attention rank's requests over all its chips, for transfers and tiers.
         chips: of the engine.
+        lag: steps planned ahead: with 1 the next step is planned while one runs, so a request that comes then, and a
+            slot or block that is freed then, wait for one more step; nothing waits at an idle engine.
         frontend_s: latency of a request outside steps, before its first token; the device does not wait for it.
     """
 
@@ -83,4 +85,5 @@ class StepTable:
     acceptance: tuple[float, ...] = ()
     kv_bytes_per_token: float = 0.0
     chips: int = 1
+    lag: int = 0
     frontend_s: float = 0.0
