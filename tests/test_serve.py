@@ -282,6 +282,34 @@ def test_replicas_are_added_until_a_rate_is_held() -> None:
     assert kept.plan.replicas > 100.0 / 41.0  # 1 / (50 - 40) = 0.1
 
 
+def test_pools_are_simulated_as_a_fleet(dense: ServingSearch, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ridgeline.api.serving import simulated
+    from ridgeline.sim.serving import drive
+    from ridgeline.sim.serving.fleet import Fleet
+
+    seen: list[Fleet] = []
+
+    def fleet_stand_in(requests: Requests, fleet: Fleet) -> Outcome:
+        fleet.check()
+        seen.append(fleet)
+        return stand_in(requests, Pool(fleet.replicas))
+
+    monkeypatch.setattr(drive, "simulate_fleet", fleet_stand_in)
+    plan = next(plan for plan in dense.ranked if plan.disaggregated)
+    checked = serving_check.check(plan, LOAD, Target(), simulated)
+    assert checked.replicas == plan.replicas
+    assert (len(seen[0].replicas), len(seen[0].prefill)) == (plan.replicas, plan.prefill_replicas)
+    sent = LOAD.isl * seen[0].prefill[0].kv_bytes_per_token / seen[0].transfer.bytes_per_s
+    assert sent == pytest.approx(plan.transfer_s)
+
+
+def test_a_cache_is_narrow_only_where_the_chip_knows_the_format() -> None:
+    space = ServingSpace(engines=("trtllm-2026",))
+    assert {plan.service.precision.kv for plan in found(on="a100-80gb-sxm", chips=1, space=space).plans} == {
+        "bf16"
+    }
+
+
 # Python
 
 

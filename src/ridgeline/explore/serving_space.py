@@ -67,6 +67,8 @@ class ServingSpace:
         if "experts" in self.fixed:
             found = [dataclasses.replace(one, experts=self.fixed["experts"]) for one in found]
         kv = self.fixed.get("kv", "auto")
+        if "kv" not in self.fixed and "fp8" not in base.chip.matrix:
+            kv = "bf16"  # an engine's narrow cache needs a chip that knows the format
         return [default_cache(dataclasses.replace(one, kv=kv), base.engine) for one in found]
 
     def speculations(self, architecture: Architecture) -> list[Speculation]:
