@@ -263,6 +263,16 @@ def test_largest_rate_is_found_by_bisection(dense: ServingSearch) -> None:
     assert serving_check.largest_rate(plan, LOAD, Target(tpot_s=0.005), stand_in) == 0.0
 
 
+def test_a_batch_is_refined_between_powers_of_two(dense: ServingSearch) -> None:
+    target = Target(tpot_s=0.02)
+    plan = aggregated(dense)
+    kept = serving_check.check(plan, LOAD, target, stand_in)
+    more = serving_check.refined(kept, LOAD, target, stand_in)
+    assert plan.users <= more.plan.users <= 2.0 * plan.users
+    assert more.met
+    assert serving_check.refined(kept, Load(isl=1, osl=1, users=3.0), target, stand_in) is kept
+
+
 def test_plans_that_miss_are_passed_over(dense: ServingSearch) -> None:
     target = Target(ttft_s=1.0, tpot_s=0.02)
     plans = serving_check.candidates(dense, LOAD, target)

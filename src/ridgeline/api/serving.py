@@ -80,6 +80,8 @@ def answer(
     checked, tried = serving_check.first_that_keeps(
         plans, asked.load, asked.target, simulated, chips=asked.chips, requests=requests, progress=progress
     )
+    if asked.target.given:
+        checked = serving_check.refined(checked, asked.load, asked.target, simulated)
     notes = (*asked.notes, *_remarks(asked, checked, tried))
     most = serving_check.largest_rate(checked.plan, asked.load, asked.target, simulated, progress=progress)
     return ServingResult(asked, found, checked.plan, checked, most, seconds, notes, command)

@@ -79,11 +79,8 @@ def _points(result: ServingResult) -> list[ServingPoint]:
     """Every plan, at most `POINTS` of them by an even stride, and all that are on the front."""
     found, edge = result.search, {id(plan) for plan in result.front}
     stride = max(1, len(found.plans) // POINTS)
-    kept = [
-        plan
-        for number, plan in enumerate(found.plans)
-        if number % stride == 0 or id(plan) in edge or plan is result.plan
-    ]
+    kept = [plan for n, plan in enumerate(found.plans) if n % stride == 0 or id(plan) in edge]
+    kept = [*(plan for plan in kept if plan is not result.plan), result.plan]
     return [
         ServingPoint(
             tokens_per_s_user=plan.tokens_per_s_user,

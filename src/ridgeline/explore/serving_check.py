@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ridgeline.explore.serving_plan import SPREAD, Load, ServingPlan, Target
-from ridgeline.explore.serving_search import ServingSearch, capacity, table_of, with_replicas
+from ridgeline.explore.serving_search import ServingSearch, capacity, plan_of, table_of, with_replicas
 from ridgeline.facts.requests import Requests
 from ridgeline.facts.traffic import Closed, Independent, Poisson, Slo, Traffic, UniformLength
 from ridgeline.metrics.serving import ServingMetrics, serving_metrics, tpot_s
@@ -26,6 +26,7 @@ from ridgeline.sim.serving.traffic import requests_of
 FEWEST, MOST = 1000, 20_000  # requests of one check
 BISECTIONS = 10
 TRIES = 10  # plans that are simulated until one keeps the target
+REFINEMENTS = 4  # batches tried between two powers of two
 POINTS = 3  # loads of one service among them
 #: A queue grows if the last third of requests waits so many times as long as the first third.
 GROWTH = 1.6
@@ -226,6 +227,32 @@ def first_that_keeps(
             waiting.append((more.chips, number, more))
     assert closest is not None, "a search without plans is checked"
     return closest, tried
+
+
+def refined(found: Check, load: Load, target: Target, simulate: Simulate) -> Check:
+    """The plan of a check that was met, with as many users as its engines hold below twice as many: a few halvings.
+
+    Searched batches are powers of two, so that up to half of what a plan could do lies between them.
+    """
+    plan = found.plan
+    if plan.disaggregated or not found.met or load.users is not None or load.rate is not None:
+        return found
+    table = table_of(plan.service, load)
+    low = plan.users / plan.replicas
+    high = min(2.0 * low, capacity(table, load))
+    for _ in range(REFINEMENTS):
+        users = float(round(0.5 * (low + high)))
+        if not low < users < high:
+            break
+        steady = closed_loop(table, load.isl, load.osl, users)
+        more = check(
+            plan_of(plan.service, plan.replicas, plan.chips, steady, osl=load.osl), load, target, simulate
+        )
+        if more.met:
+            low, found = users, more
+        else:
+            high = users
+    return found
 
 
 def grown(found: Check, load: Load, target: Target) -> ServingPlan | None:

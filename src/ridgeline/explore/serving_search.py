@@ -198,14 +198,14 @@ def _plans(
     if load.rate is not None:
         steady = at_rate(table, load, load.rate / replicas)
         if steady is not None:
-            yield _plan(one, replicas, chips, steady, rate=load.rate, osl=load.osl)
+            yield plan_of(one, replicas, chips, steady, rate=load.rate, osl=load.osl)
     elif load.users is not None:
         replicas = min(replicas, int(load.users))  # an engine without users is left out
         steady = closed_loop(table, load.isl, load.osl, load.users / replicas)
-        yield _plan(one, replicas, chips, steady, osl=load.osl)
+        yield plan_of(one, replicas, chips, steady, osl=load.osl)
     else:
         for users in batches(table, load):
-            yield _plan(one, replicas, chips, closed_loop(table, load.isl, load.osl, users), osl=load.osl)
+            yield plan_of(one, replicas, chips, closed_loop(table, load.isl, load.osl, users), osl=load.osl)
 
 
 def batches(table: StepTable, load: Load) -> list[float]:
@@ -261,12 +261,13 @@ def with_replicas(
     steady = at_rate(table, load, rate / replicas)
     if steady is None:
         return None
-    return _plan(one, replicas, replicas * one.layout.chips, steady, rate=rate, osl=load.osl)
+    return plan_of(one, replicas, replicas * one.layout.chips, steady, rate=rate, osl=load.osl)
 
 
-def _plan(
+def plan_of(
     one: Service, replicas: int, chips: int, steady: Steady, *, osl: float, rate: float | None = None
 ) -> ServingPlan:
+    """So many engines in one steady state; with ``rate`` they share that instead of what they could do."""
     tokens = steady.output_tokens_per_s * replicas if rate is None else rate * osl
     return ServingPlan(
         service=one,
