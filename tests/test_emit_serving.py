@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -24,6 +25,7 @@ from ridgeline.emit.serving.documented import (
 from ridgeline.facts import catalog
 from ridgeline.facts.calibration import Calibration
 from ridgeline.facts.engine import Engine
+from ridgeline.facts.kernel_calibration import KernelSet
 from ridgeline.facts.serving import (
     Deployment,
     Layout,
@@ -58,6 +60,11 @@ def engine(framework: str, **changes: Any) -> Engine:
     return Engine(**(facts | HABITS[framework] | changes))
 
 
+def stored(precision: Precision) -> Precision:
+    """A service knows the format of its cache."""
+    return replace(precision, kv="bf16") if precision.kv == "auto" else precision
+
+
 def service(framework: str, model: str, layout: Layout, **changes: Any) -> Service:
     chip = changes.pop("chip", "h100-sxm")
     cluster = changes.pop("cluster", "dgx-h100")
@@ -67,9 +74,10 @@ def service(framework: str, model: str, layout: Layout, **changes: Any) -> Servi
         chip=catalog.chip(chip),
         cluster=catalog.cluster(cluster),
         layout=layout,
-        precision=changes.pop("precision", Precision()),
+        precision=stored(changes.pop("precision", Precision())),
         engine=engine(framework, **habits),
         calibration=NO_CALIBRATION,
+        kernels=KernelSet(),
         **changes,
     )
 

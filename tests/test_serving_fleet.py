@@ -23,11 +23,13 @@ TWO = (step_table(), step_table())
         traffic(),
         hashed(),
         traffic(arrival_s=np.zeros(300), users=10, think_s=0.01),
+        traffic(arrival_s=np.zeros(300), users=10, think_s=0.01, warmup=25),
         traffic(timeout_s=0.5, cancel_s=np.linspace(0.01, 3.0, 300)),
     ],
 )
-def test_a_fleet_of_one_is_the_engine(requests: Requests) -> None:
-    table = step_table(num_blocks=120)
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_fleet_of_one_is_the_engine(requests: Requests, lag: int) -> None:
+    table = step_table(num_blocks=120, lag=lag)
     same(simulate_fleet(requests, Fleet(replicas=(table,))), simulate(requests, table))
 
 
@@ -103,6 +105,14 @@ def test_a_replica_fails(on_failure: str) -> None:
     served = outcome.replica[(outcome.sent_s > 3.0) & (outcome.sent_s < 5.0)]
     assert (served == 1).all()
     assert (outcome.replica[outcome.sent_s > 5.0] == 0).any()
+
+
+def test_planning_ahead_survives_a_failure_and_pools() -> None:
+    ahead = tuple(dataclasses.replace(table, lag=1) for table in TWO)
+    failing = Fleet(replicas=ahead, failures=(Failure(at_s=3.0, replica=0, down_s=2.0),))
+    assert (simulate_fleet(hashed(), failing).status == DONE).all()
+    pools = Fleet(replicas=ahead, prefill=ahead, transfer=Transfer(bytes_per_s=1e10))
+    assert (simulate_fleet(hashed(), pools).status == DONE).all()
 
 
 def test_when_all_are_down_requests_wait() -> None:

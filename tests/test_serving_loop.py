@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ridgeline.facts.requests import Requests
+from ridgeline.metrics.serving_laws import check
 from ridgeline.sim.serving.engine import Settings, Tier
 from ridgeline.sim.serving.outcome import CANCELLED, DONE, REFUSED, TIMED_OUT, Outcome
 from ridgeline.sim.serving.policy import simulate_plainly
@@ -227,6 +228,22 @@ def test_users_who_leave() -> None:
     assert not (outcome.status[1::2] == CANCELLED).any()
 
 
+@pytest.mark.parametrize(("users", "warmup"), [(10, 25), (10, 4), (10, 10), (10, 300), (1, 1), (400, 7)])
+@pytest.mark.parametrize("lag", [0, 1])
+def test_warm_up_ends_before_the_others_start_together(users: int, warmup: int, lag: int) -> None:
+    requests = traffic(arrival_s=np.zeros(300), users=users, warmup=warmup, think_s=0.01)
+    outcome = simulate(requests, step_table(lag=lag))
+    assert (outcome.status == DONE).all()
+    check(outcome, requests)
+    others = outcome.sent_s[warmup:]
+    if others.size:
+        assert (others[:users] == outcome.finish_s[:warmup].max()).all()
+        assert (others[users:] > others[0]).all()
+    most = np.searchsorted(np.sort(outcome.finish_s), outcome.sent_s, side="right")
+    under_way = 1 + np.arange(300) - most
+    assert under_way[:warmup].max() == min(users, warmup)
+
+
 def test_what_never_fits_is_refused() -> None:
     requests = Requests(np.array([0.0, 0.1]), np.array([1600, 160]), np.array([1, 1]))
     outcome = simulate(requests, step_table(num_blocks=50))
@@ -238,6 +255,12 @@ def test_errors_name_the_field() -> None:
         simulate(traffic(3, output_tokens=np.array([1, 0, 2])), step_table())
     with pytest.raises(ValueError, match="not ascending"):
         simulate(traffic(3, arrival_s=np.array([1.0, 0.0, 2.0])), step_table())
+    with pytest.raises(ValueError, match=r"requests\.warmup: is 4, expected 0 to 3"):
+        simulate(traffic(3, arrival_s=np.zeros(3), users=2, warmup=4), step_table())
+    with pytest.raises(ValueError, match=r"requests\.warmup: is 2, but only a closed loop"):
+        simulate(traffic(3, warmup=2), step_table())
+    with pytest.raises(ValueError, match="lag: 2 steps"):
+        simulate(traffic(3), step_table(lag=2))
     with pytest.raises(ValueError, match="choose one of chunked"):
         simulate(traffic(3), step_table(schedule="fifo"))
     with pytest.raises(ValueError, match="needs a tier"):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ridgeline.calibrate.serving.cases import ServingCase
 from ridgeline.calibrate.serving.run_settings import run_settings
@@ -18,6 +19,7 @@ from ridgeline.sim.serving.outcome import DONE, Outcome
 from ridgeline.sim.serving.steady import closed_loop, decode_step_s, mixed_step_s
 from ridgeline.sim.serving.table import StepTable
 
+Array = NDArray[Any]
 Regime = Literal["light", "middle", "near saturation", "offline", "static"]
 #: Prompts of a closed loop for each user, and the most that are simulated: statistics settle far below.
 PROMPTS, MOST_PROMPTS = 10, 4096
@@ -115,7 +117,7 @@ def _simulated(case: ServingCase, table: StepTable) -> Predicted:
     return Predicted(values, _regime(outcome, table))
 
 
-def _values(case: ServingCase, outcome: Outcome, done: np.ndarray) -> dict[str, float]:  # type: ignore[type-arg]
+def _values(case: ServingCase, outcome: Outcome, done: Array) -> dict[str, float]:
     first, last = outcome.first_token_s[done], outcome.finish_s[done]
     sent, made = outcome.sent_s[done], outcome.made_tokens[done]
     several = made > 1
@@ -125,7 +127,7 @@ def _values(case: ServingCase, outcome: Outcome, done: np.ndarray) -> dict[str, 
     return {"ttft": ttft, "tpot": tpot, "output_tokens_per_s": float(made.sum()) / span}
 
 
-def _statistic(case: ServingCase, values: np.ndarray) -> float:  # type: ignore[type-arg]
+def _statistic(case: ServingCase, values: Array) -> float:
     if case.percentile == "mean":
         return float(values.mean())
     return float(np.quantile(values, {"median": 0.5, "p99": 0.99}.get(case.percentile, 0.5)))
@@ -143,7 +145,7 @@ def client_requests(case: ServingCase) -> Requests:
     count = max(users * 2, min(PROMPTS * users, MOST_PROMPTS))
     draw = np.random.default_rng(SEED)
 
-    def lengths(nominal: float) -> np.ndarray:  # type: ignore[type-arg]
+    def lengths(nominal: float) -> Array:
         return np.maximum(draw.integers(int(nominal * DRAWN[0]), int(nominal * DRAWN[1]) + 1, count), 1)
 
     return Requests(

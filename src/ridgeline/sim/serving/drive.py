@@ -19,7 +19,7 @@ from ridgeline.sim.serving.engine import new_engine
 from ridgeline.sim.serving.fleet import Failure, Fleet
 from ridgeline.sim.serving.outcome import CANCELLED, LOST, TIMED_OUT, FloatArray, Outcome
 from ridgeline.sim.serving.simulate import FIRST_SAMPLE_S, SAMPLES, check_requests, outcome_of
-from ridgeline.sim.serving.state import ENDED, NEW, NONE, new_requests
+from ridgeline.sim.serving.state import ENDED, NEW, NONE, new_requests, sent_after
 
 UP, STARTING, DRAINING, OFF, DOWN = range(5)
 #: A prefix-aware router follows the longest match if it is at least this share of the prompt, and the replica has at
@@ -85,7 +85,7 @@ class _Drive:
         self.events: list[tuple[float, int, str, int]] = []
         self.count = 0
         self.sent = 0
-        self.promised = requests.users  # closed loop: the next request that a user will send
+        self.closed = 0  # requests that are over
         self.open = 0  # sent and not over
         self.reactive = bool(fleet.prefill) or requests.users > 0 or fleet.autoscale is not None
         for failure in fleet.failures:
@@ -158,9 +158,11 @@ class _Drive:
         """A request is over; in a closed loop its user sends another."""
         self.open -= 1
         if self.requests.users:
-            if self.promised < len(self.requests):
-                self.records["sent_s"][self.promised] = now + self.requests.think_s
-            self.promised += 1
+            warmup, users = self.requests.warmup, self.requests.users
+            first, last = sent_after(self.closed, users, warmup, len(self.requests))
+            self.closed += 1
+            pause = 0.0 if self.closed == warmup else self.requests.think_s
+            self.records["sent_s"][first:last] = now + pause
 
     def arrive(self, i: int, now: float) -> None:
         self.open += 1

@@ -124,6 +124,7 @@ def new_engine(
         "handoff": handoff,
         "max_span": settings.max_span,
         "users": 0 if driven else requests.users,
+        "warmup": requests.warmup,
         "think_s": requests.think_s,
         "levels": levels_of(requests),
         "balance": 0 if settings.balance == "least" else 1,

@@ -53,10 +53,13 @@ from ridgeline.sim.serving.state import (
     WHOLE,
     State,
     Table,
+    sent_after,
 )
 
 DONE, CANCELLED, TIMED_OUT, LOST, REFUSED = range(5)
 INFINITY = math.inf
+
+_sent_after = jit(sent_after)
 
 
 @jit
@@ -318,10 +321,11 @@ def close(state: State, table: Table, i: int, status: int, now: float) -> None:
         request.finish_s = now
     _log(state, table, i)
     if table.users > 0:
-        following = table.users + engine.closed
+        first, last = _sent_after(engine.closed, table.users, table.warmup, state.num_requests)
         engine.closed += 1
-        if following < state.num_requests:
-            requests(state)[following].sent_s = now + table.think_s
+        pause = 0.0 if engine.closed == table.warmup else table.think_s
+        for following in range(first, last):
+            requests(state)[following].sent_s = now + pause
 
 
 @jit

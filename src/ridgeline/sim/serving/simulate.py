@@ -79,6 +79,12 @@ def check_requests(requests: Requests) -> None:
         raise ValueError("requests.arrival_s: is not ascending")
     if requests.users and requests.arrival_s.any():
         raise ValueError("requests.arrival_s: is not all zero, but users sends requests in a closed loop")
+    if requests.warmup and not requests.users:
+        raise ValueError(
+            f"requests.warmup: is {requests.warmup}, but only a closed loop (users) has a warm-up"
+        )
+    if not 0 <= requests.warmup <= n:
+        raise ValueError(f"requests.warmup: is {requests.warmup}, expected 0 to {n}, the number of requests")
     starts = requests.block_starts
     if requests.block_hashes is not None and (starts is None or starts.shape != (n + 1,)):
         raise ValueError(f"requests.block_starts: expected {n + 1} entries beside block_hashes")

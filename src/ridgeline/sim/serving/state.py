@@ -185,8 +185,8 @@ TABLE = np.dtype(
         ("lag", "i8"),  # steps planned ahead
         ("block_tokens", "i8"),  # of the prefix cache; 0 = off
         ("hash_blocks", "i8"),  # KV blocks of one of its blocks
-        *((name, "i8") for name in ("preemption", "handoff", "has_longest", "max_span", "users", "levels")),
-        *((name, "i8") for name in ("balance", "replica", "seed")),
+        *((name, "i8") for name in ("preemption", "handoff", "has_longest", "max_span", "users", "warmup")),
+        *((name, "i8") for name in ("levels", "balance", "replica", "seed")),
     ]
 )
 Table = Any  # a record of TABLE
@@ -218,7 +218,8 @@ def new_requests(requests: Requests) -> Records:
     made = np.zeros(n, REQUEST)
     made["sent_s"] = requests.arrival_s
     if requests.users:
-        made["sent_s"][requests.users :] = np.inf  # sent when a user has an answer
+        first = min(requests.users, requests.warmup or requests.users)
+        made["sent_s"][first:] = np.inf  # sent when a user has an answer, or when the warm-up is over
     made["input"], made["output"] = requests.input_tokens, requests.output_tokens
     made["target"] = requests.input_tokens
     for name in ("scheduled_s", "first_s", "finish_s"):
@@ -228,6 +229,17 @@ def new_requests(requests: Requests) -> Records:
     if requests.priority is not None:
         made["level"] = np.unique(requests.priority, return_inverse=True)[1]
     return made
+
+
+def sent_after(closed: int, users: int, warmup: int, n: int) -> tuple[int, int]:
+    """Closed loop: the requests [first, last) that are sent when one more than ``closed`` are over.
+
+    Each end sends the next; the first ``warmup`` are a run of their own, whose last end sends one for each user.
+    """
+    if closed + 1 == warmup:
+        return warmup, min(warmup + users, n)
+    following = users + closed
+    return following, min(following + 1, warmup if closed < warmup else n)
 
 
 def levels_of(requests: Requests) -> int:
