@@ -197,9 +197,9 @@ def _remarks(asked: ServingRequest, checked: Check, tried: int) -> list[str]:
             "the one that comes closest is shown"
         )
     elif asked.target.given and tried > 1:
-        better = "that looked cheaper in closed form"
+        plans = "plan that looked" if tried == 2 else "plans that looked"
         notes.append(
-            f"{tried - 1} plans {better} missed the target at P{asked.target.percentile:g} when simulated"
+            f"{tried - 1} {plans} cheaper in closed form missed the target at P{asked.target.percentile:g} when simulated"
         )
     elif not checked.keeps_up:
         notes.append("the queue grows in the simulation: the chips do not keep up with this load")
