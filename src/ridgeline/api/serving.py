@@ -199,7 +199,8 @@ def _remarks(asked: ServingRequest, checked: Check, tried: int) -> list[str]:
     elif asked.target.given and tried > 1:
         plans = "plan that looked" if tried == 2 else "plans that looked"
         notes.append(
-            f"{tried - 1} {plans} cheaper in closed form missed the target at P{asked.target.percentile:g} when simulated"
+            f"{tried - 1} {plans} cheaper in closed form missed the target at P{asked.target.percentile:g} "
+            "when simulated"
         )
     elif not checked.keeps_up:
         notes.append("the queue grows in the simulation: the chips do not keep up with this load")
