@@ -11,8 +11,8 @@ import pytest
 SURFACE: dict[str, set[str]] = {
     "ridgeline": {
         "__version__",
-        "Machine", "Plan", "PlanResult", "Scenario", "TrainingResult",
-        "cluster", "explain", "model", "plan", "train", "validate",
+        "Machine", "Plan", "PlanResult", "Scenario", "ServingResult", "TrainingResult",
+        "cluster", "explain", "model", "plan", "serve", "train", "validate",
     },
     "ridgeline.facts.catalog": {
         "CatalogError",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ridgeline.api.models import model
     from ridgeline.api.request import Machine, cluster
     from ridgeline.api.results import PlanResult, TrainingResult
+    from ridgeline.api.serving import serve
+    from ridgeline.api.serving_result import ServingResult
     from ridgeline.api.training import explain, plan, train, validate
     from ridgeline.facts.plan import Plan
     from ridgeline.facts.scenario import Scenario
@@ -29,11 +31,13 @@ _HOMES = {
     "Plan": "ridgeline.facts.plan",
     "PlanResult": "ridgeline.api.results",
     "Scenario": "ridgeline.facts.scenario",
+    "ServingResult": "ridgeline.api.serving_result",
     "TrainingResult": "ridgeline.api.results",
     "cluster": "ridgeline.api.request",
     "explain": "ridgeline.api.training",
     "model": "ridgeline.api.models",
     "plan": "ridgeline.api.training",
+    "serve": "ridgeline.api.serving",
     "train": "ridgeline.api.training",
     "validate": "ridgeline.api.training",
 }
@@ -43,12 +47,14 @@ __all__ = [
     "Plan",
     "PlanResult",
     "Scenario",
+    "ServingResult",
     "TrainingResult",
     "__version__",
     "cluster",
     "explain",
     "model",
     "plan",
+    "serve",
     "train",
     "validate",
 ]

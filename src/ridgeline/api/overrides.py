@@ -51,7 +51,7 @@ def override(scenario: Scenario, settings: Iterable[str]) -> tuple[Scenario, dic
         field = ROOTS.get(root) or (root if root in ROOTS.values() else None)
         if field is None:
             raise InputError(f"--set {path}: unknown field '{root}'{_choices(root, list(ROOTS))}")
-        value = _read(setting, text)
+        value = read_value(setting, text)
         if field == "plan":
             fixed |= _plan_field(path, steps, value)
         elif field == "num_chips":
@@ -64,7 +64,7 @@ def override(scenario: Scenario, settings: Iterable[str]) -> tuple[Scenario, dic
             if field == "job" and isinstance(value, str) and steps[:1] in (["tokens"], ["batch"], ["seq"]):
                 value = _count(path, value)
             scenario = scenario.replace(
-                **{field: _changed(getattr(scenario, field), path, root, steps, value)}
+                **{field: changed(getattr(scenario, field), path, root, steps, value)}
             )
     return scenario, fixed
 
@@ -112,13 +112,11 @@ def _calibration(scenario: Scenario, path: str, steps: list[str], value: Any) ->
     if not steps or steps[0] not in names:
         choices = one_of(f"calibration.{name}" for name in names)
         raise InputError(f"--set {path}: choose {choices}")
-    part = _changed(
-        getattr(scenario.calibration, steps[0]), path, f"calibration.{steps[0]}", steps[1:], value
-    )
+    part = changed(getattr(scenario.calibration, steps[0]), path, f"calibration.{steps[0]}", steps[1:], value)
     return dataclasses.replace(scenario.calibration, **{steps[0]: part})
 
 
-def _changed(spec: SpecT, path: str, root: str, steps: list[str], value: Any) -> SpecT:
+def changed(spec: SpecT, path: str, root: str, steps: list[str], value: Any) -> SpecT:
     """``spec`` with the field at ``steps`` replaced and everything validated again."""
     data = written(spec)
     if not steps:
@@ -156,7 +154,7 @@ def _key(path: str, where: str, here: Any, twin: Any, step: str, *, last: bool) 
     return step
 
 
-def _read(setting: str, text: str) -> Any:
+def read_value(setting: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:

@@ -115,6 +115,11 @@ def read_result(path: Path) -> dict[str, Any]:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: line {error.lineno}: not valid JSON: {error.msg}") from None
+    if isinstance(data, dict) and data.get("kind") == "serving":
+        raise InputError(
+            f"{path}: is a result of `ridgeline serve`, which holds its ladder already; run its command again: "
+            f"{data.get('command') or 'ridgeline serve'}"
+        )
     if not isinstance(data, dict) or not isinstance(data.get("scenario"), dict):
         raise InputError(f"{path}: holds no result; expected a file of `ridgeline train --out {path.name}`")
     return data

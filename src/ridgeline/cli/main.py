@@ -8,7 +8,16 @@ from collections.abc import Sequence
 
 import typer
 
-from ridgeline.cli import calibrate, calibrate_links, calibrate_serving, catalog, explain, train, validate
+from ridgeline.cli import (
+    calibrate,
+    calibrate_links,
+    calibrate_serving,
+    catalog,
+    explain,
+    serve,
+    train,
+    validate,
+)
 from ridgeline.cli.shared import Interrupted
 
 USAGE, INTERRUPTED = 2, 130
@@ -17,13 +26,14 @@ _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="ridgeline",
-    help="How fast a giant model trains on a platform, what binds it and what to change.",
+    help="How fast a giant model trains or serves on a platform, what binds it and what to change.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 app.command("train")(train.train)
+app.command("serve")(serve.serve)
 app.command("explain", context_settings=explain.CONTEXT)(explain.explain)
 app.command("validate")(validate.validate)
 calibrate.app.command("links")(calibrate_links.links)
@@ -36,7 +46,7 @@ app.add_typer(catalog.app, name="catalog")
 def ridgeline(
     version: bool = typer.Option(False, "--version", help="print the version and end", is_eager=True),
 ) -> None:
-    """How fast a giant model trains on a platform, what binds it and what to change."""
+    """How fast a giant model trains or serves on a platform, what binds it and what to change."""
     if version:
         from importlib.metadata import version as installed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ridgeline.facts import catalog
 from ridgeline.facts.architecture import (
@@ -60,8 +61,9 @@ class Memory:
         return self.kv / self.request_kv(request_tokens) * request_tokens
 
 
+@lru_cache(maxsize=64)
 def format_bytes(name: str) -> float:
-    """Stored bytes of a weight, scales included."""
+    """Stored bytes of a weight, scales included; a search asks for it tens of thousands of times."""
     return catalog.number_format(name).bytes
 
 

@@ -1,0 +1,346 @@
+"""ServingRequest: one question about serving: from words to a machine, a load, a target and what is fixed."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ridgeline import units
+from ridgeline.api import overrides
+from ridgeline.api.errors import InputError
+from ridgeline.api.models import model as find_model
+from ridgeline.api.request import Machine, cluster, whole
+from ridgeline.explore.serving_plan import Load, Target
+from ridgeline.explore.serving_space import ACCEPTANCE, ServingSpace, layouts, wrong
+from ridgeline.facts import catalog
+from ridgeline.facts.architecture import Architecture
+from ridgeline.facts.chip import Chip, Cluster
+from ridgeline.facts.engine import Engine
+from ridgeline.facts.request_files import RequestFile, read_requests
+from ridgeline.facts.serving import Layout, Precision
+from ridgeline.timing.rates import OPERANDS
+
+DEGREES = ("tp", "pp", "ep", "dp", "cp")
+ROOTS = ("model", "chip", "cluster", "engine")
+CACHES = ("auto", "bf16", "fp16", "fp8", "nvfp4")
+LONGEST = 16_777_216  # tokens of a request: beyond any model
+
+
+@dataclass(frozen=True, slots=True)
+class ServingRequest:
+    """What is asked, checked. ``trace`` holds the requests of a file, whose means are in ``load``."""
+
+    architecture: Architecture
+    chip: Chip
+    cluster: Cluster
+    chips: int | None
+    load: Load
+    target: Target
+    space: ServingSpace
+    trace: RequestFile | None = None
+    divided: bool | None = None
+    notes: tuple[str, ...] = ()
+
+
+def serving_request(
+    model: str | Path | Architecture,
+    *,
+    on: str | Cluster | Machine,
+    chips: int | str | None = None,
+    isl: int | str | None = None,
+    osl: int | str | None = None,
+    rate: float | str | None = None,
+    concurrency: int | str | None = None,
+    trace: str | Path | None = None,
+    ttft: float | str | None = None,
+    tpot: float | str | None = None,
+    percentile: float | str = 95.0,
+    engine: str | Engine | Sequence[str | Engine] | None = None,
+    precision: str | None = None,
+    experts: str | None = None,
+    kv: str | None = None,
+    chunk: int | str | None = None,
+    max_seqs: int | str | None = None,
+    disaggregated: bool | None = None,
+    speculate: bool | Sequence[float] | str | None = False,
+    settings: Iterable[str] = (),
+    **degrees: Any,
+) -> ServingRequest:
+    """Build a request. Counts may be text such as ``4k``, times text such as ``50 ms``.
+
+    Args:
+        model: catalog name, path to a ``config.json``, its folder or an architecture file, or a value.
+        on: cluster, or chip (its default cluster), or a `Machine`.
+        chips: all chips; may be left out where a rate or a trace says how many are needed.
+        isl, osl: mean tokens of prompts and answers. rate: requests a second. concurrency: requests under way.
+        trace: a file of requests instead of these (`ridgeline.facts.request_files`).
+        ttft, tpot, percentile: the latency that so many percent of requests must keep.
+        engine: name of the catalog, or several; those of the chip's vendor when left out.
+        precision, experts, kv: number formats of linear layers, routed experts and the cache.
+        chunk, max_seqs: tokens of one step and requests of one attention rank.
+        disaggregated: prefill and decode engines apart, or not; both are searched where no degree is given.
+        speculate: search the model's own prediction layers too; the chance that each draft is accepted.
+        settings: ``path=value`` changes of any field of model, chip, cluster or engine.
+        degrees: ``tp, pp, ep, dp``; those left out are searched.
+
+    Raises:
+        ValueError: a name, a value or a combination is wrong; the message says which and the choices.
+    """
+    machine = on if isinstance(on, Machine) else cluster(on, chips)
+    num_chips = machine.chips if chips is None else whole("chips", chips)
+    file = None if trace is None else _trace(trace, isl, osl, rate, concurrency)
+    load = _load(isl, osl, rate, concurrency) if file is None else _load_of(file)
+    if num_chips is None and load.rate is None:
+        raise InputError("chips: missing; how many chips serve? (or a rate that says how many are needed)")
+    architecture, chip, network, engines = _changed(
+        find_model(model), machine.chip, machine.cluster, _engines(engine), settings
+    )
+    fixed = _fixed(degrees, precision, experts, kv, chunk, max_seqs)
+    space = ServingSpace(fixed=fixed, engines=engines, acceptance=_acceptance(speculate, architecture))
+    _check_formats(fixed, chip)
+    _check_layout(fixed, architecture, network, num_chips)
+    divided = disaggregated
+    if divided is None and any(name in fixed for name in DEGREES):
+        divided = False  # who gives a layout means one kind of engine
+    notes = (*(_notes(architecture, load, file)), *(file.notes if file else ()))
+    target = Target(
+        ttft_s=_time("ttft", ttft), tpot_s=_time("tpot", tpot), percentile=_percentile(percentile)
+    )
+    return ServingRequest(architecture, chip, network, num_chips, load, target, space, file, divided, notes)
+
+
+def _load(isl: Any, osl: Any, rate: Any, concurrency: Any) -> Load:
+    for name, value in (("isl", isl), ("osl", osl)):
+        if value is None:
+            raise InputError(f"{name}: missing; give isl and osl (mean tokens), or a trace")
+    if rate is not None and concurrency is not None:
+        raise InputError(
+            f"rate = {rate} and concurrency = {concurrency}: give one; requests arrive by a rate, or users wait "
+            "for answers"
+        )
+    users = None if concurrency is None else whole("concurrency", concurrency)
+    lengths = {name: _length(name, value) for name, value in (("isl", isl), ("osl", osl))}
+    return Load(**lengths, users=users, rate=None if rate is None else _rate(rate))
+
+
+def _length(name: str, value: Any) -> float:
+    tokens = whole(name, value)
+    if tokens > LONGEST:
+        raise InputError(f"{name} = {tokens:,} tokens: expected at most {LONGEST:,}")
+    return float(tokens)
+
+
+def _rate(value: Any) -> float:
+    try:
+        rate = float(value)
+    except (TypeError, ValueError):
+        rate = float("nan")
+    if not 0.0 < rate < 1e9:
+        raise InputError(f"rate = {value}: expected requests a second above 0, such as 12.5")
+    return rate
+
+
+def _trace(path: Any, isl: Any, osl: Any, rate: Any, concurrency: Any) -> RequestFile:
+    given = {"isl": isl, "osl": osl, "rate": rate, "concurrency": concurrency}
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{name} = {value}: a trace has its own lengths and arrivals; leave it out")
+    file = read_requests(path)
+    if len(file.requests) < 2:
+        raise InputError(f"{path}: holds {len(file.requests)} requests; at least 2 are needed")
+    if float(file.requests.arrival_s[-1]) <= 0.0:
+        raise InputError(f"{path}: all requests arrive at once; use --concurrency for a closed loop")
+    return file
+
+
+def _load_of(file: RequestFile) -> Load:
+    """Means of a trace."""
+    requests = file.requests
+    return Load(
+        isl=float(np.mean(requests.input_tokens)),
+        osl=max(float(np.mean(requests.output_tokens)), 1.0),
+        longest=float(np.max(requests.input_tokens)),
+        rate=(len(requests) - 1) / float(requests.arrival_s[-1] - requests.arrival_s[0]),
+    )
+
+
+def _time(name: str, value: Any) -> float | None:
+    """Seconds, from a number or from text such as ``50 ms``."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        try:
+            seconds = units.parse(str(value), "s")
+        except ValueError as error:
+            raise InputError(f"{name}: {error}") from None
+    if not 0.0 < seconds < 1e6:
+        raise InputError(f"{name} = {value}: expected seconds above 0, such as 0.5 or '50 ms'")
+    return seconds
+
+
+def _percentile(value: Any) -> float:
+    try:
+        share = float(str(value).lower().removeprefix("p"))
+    except ValueError:
+        share = float("nan")
+    if not 0.0 < share < 100.0:
+        raise InputError(f"percentile = {value}: expected a number between 0 and 100, such as 95")
+    return share
+
+
+def _engines(given: Any) -> tuple[Engine | str, ...]:
+    """Engines by name; a framework's name stands for its newest."""
+    if given is None:
+        return ()
+    several = [given] if isinstance(given, str | Engine) else list(given)
+    return tuple(one if isinstance(one, Engine) else catalog.engine(_newest(one)) for one in several)
+
+
+def _newest(name: str) -> str:
+    same = [
+        one for one in (catalog.engine(each) for each in catalog.names("engines")) if one.framework == name
+    ]
+    return max(same, key=lambda one: one.since).name if same else name
+
+
+def _acceptance(speculate: Any, architecture: Architecture) -> tuple[float, ...]:
+    if speculate is None or speculate is False or speculate == "":
+        return ()
+    if not architecture.mtp:
+        raise InputError(
+            f"speculate: {architecture.name} ships no prediction layers (mtp) to draft with; leave it out"
+        )
+    if speculate is True:
+        return ACCEPTANCE
+    words = speculate.split(",") if isinstance(speculate, str) else list(speculate)
+    try:
+        chances = tuple(float(word) for word in words)
+    except ValueError:
+        chances = (float("nan"),)
+    if not chances or not all(0.0 < chance <= 1.0 for chance in chances):
+        raise InputError(f"speculate = {speculate}: expected chances of each draft, such as 0.85,0.7")
+    return chances
+
+
+def _fixed(degrees: dict[str, Any], *formats: Any) -> dict[str, Any]:
+    """What the user fixed, by the names of `ServingSpace.fixed`."""
+    unknown = [name for name in degrees if name not in DEGREES]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], DEGREES, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        raise InputError(f"unknown degree '{unknown[0]}'; {hint}choices: {' '.join(DEGREES)}")
+    fixed: dict[str, Any] = {n: whole(n, v) for n, v in degrees.items() if v is not None}
+    names = ("precision", "experts", "kv", "chunk", "max_seqs")
+    for name, value in zip(names, formats, strict=True):
+        if value is not None and (name, value) != ("kv", "auto"):
+            fixed[name] = whole(name, value) if name in ("chunk", "max_seqs") else str(value)
+    return fixed
+
+
+def _check_formats(fixed: dict[str, Any], chip: Chip) -> None:
+    for name in ("precision", "experts"):
+        if name not in fixed:
+            continue
+        form = catalog.number_format(fixed[name])
+        if form.matrix_as not in chip.matrix:
+            known = [each for each in catalog.names("formats") if _multiplies(each, chip)]
+            raise InputError(
+                f"{name} = {form.name}: {chip.name} does not multiply {form.matrix_as}; "
+                f"choose {overrides.one_of(known)}"
+            )
+    if fixed.get("kv", "auto") not in CACHES:
+        raise InputError(f"kv = {fixed['kv']} is unknown; choose {overrides.one_of(CACHES)}")
+
+
+def _multiplies(name: str, chip: Chip) -> bool:
+    form = catalog.number_format(name)
+    served = name in OPERANDS or name.endswith("-wo")
+    return served and form.matrix_as in chip.matrix and name not in ("fp64", "fp32", "tf32")
+
+
+def _check_layout(
+    fixed: dict[str, Any], architecture: Architecture, network: Cluster, chips: int | None
+) -> None:
+    """Raise InputError if the given degrees cannot be right, whatever the open ones are."""
+    given = {name: fixed[name] for name in ("tp", "pp", "dp", "cp") if name in fixed}
+    product = math.prod(given.values())
+    words = " x ".join(f"{name} {value}" for name, value in given.items())
+    domain = network.tiers[0].size
+    if domain is not None and fixed.get("tp", 1) > domain:
+        choices = overrides.one_of([2**i for i in range(12) if 2**i <= domain])
+        raise InputError(f"tp = {fixed['tp']} spans scale-up domains of {domain} chips; choose {choices}")
+    precision = Precision(linear=fixed.get("precision", "bf16"), experts=fixed.get("experts"))
+    room = max(chips or 0, product, 64)
+    if any(name in fixed for name in DEGREES) and not layouts(architecture, precision, network, room, fixed):
+        alone = wrong(architecture, precision, Layout(**{name: fixed.get(name, 1) for name in DEGREES}))
+        raise InputError(
+            (alone or f"no layout of {architecture.name} has {words}") + _choices(fixed, architecture)
+        )
+    if chips is not None and product > chips:
+        raise InputError(f"{words} = {product} chips for one replica, but chips = {chips}")
+
+
+def _choices(fixed: dict[str, Any], architecture: Architecture) -> str:
+    """Degrees that would divide the model, where tensor parallelism does not."""
+    tp = fixed.get("tp")
+    if tp is None:
+        return ""
+    good = [n for n in range(1, 65) if not wrong(architecture, Precision(), Layout(tp=n))]
+    return "" if tp in good else f"; choose {overrides.one_of(good[:10])}"
+
+
+def _changed(
+    architecture: Architecture,
+    chip: Chip,
+    network: Cluster,
+    engines: tuple[Engine | str, ...],
+    settings: Iterable[str],
+) -> tuple[Architecture, Chip, Cluster, tuple[Engine | str, ...]]:
+    """Every ``path=value`` applied in order; ``engine`` changes all engines that are searched."""
+    parts: dict[str, Any] = {"model": architecture, "chip": chip, "cluster": network}
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not path.strip():
+            raise InputError(
+                f"--set {setting}: write it as path=value, such as chip.memory.bandwidth='4 TB/s'"
+            )
+        root, *steps = path.strip().split(".")
+        if root not in ROOTS:
+            close = difflib.get_close_matches(root, ROOTS, n=1)
+            hint = f"did you mean '{close[0]}'? " if close else ""
+            raise InputError(f"--set {path}: unknown field '{root}'; {hint}choices: {' '.join(ROOTS)}")
+        value = overrides.read_value(setting, text)
+        if root != "engine":
+            parts[root] = overrides.changed(parts[root], path, root, steps, value)
+            continue
+        if not engines:
+            raise InputError(f"--set {path}: name the engine with --engine first")
+        engines = tuple(overrides.changed(_value(one), path, root, steps, value) for one in engines)
+    return parts["model"], parts["chip"], parts["cluster"], engines
+
+
+def _value(one: Engine | str) -> Engine:
+    return one if isinstance(one, Engine) else catalog.engine(one)
+
+
+def _notes(architecture: Architecture, load: Load, file: RequestFile | None) -> Iterable[str]:
+    longest = load.isl + load.osl
+    if file is not None:
+        longest = float(np.max(file.requests.input_tokens + file.requests.output_tokens))
+        yield (
+            f"the plans are searched at the means of the trace: {load.isl:,.0f} tokens in, {load.osl:,.0f} out, "
+            + (f"{load.rate:.3g} requests/s")
+        )
+    if architecture.context is not None and longest > architecture.context:
+        yield (
+            f"requests of {longest:,.0f} tokens are longer than the {architecture.context:,} that the model "
+            "was made for"
+        )

@@ -1,0 +1,254 @@
+"""ServingResult: what planning a deployment gives back. A frozen value that prints, draws, saves and emits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ridgeline.api import saved, serving_words
+from ridgeline.api.results import version
+from ridgeline.api.serving_request import ServingRequest
+from ridgeline.api.written import written
+from ridgeline.explore.serving_check import Check
+from ridgeline.explore.serving_plan import Load, ServingPlan, Target
+from ridgeline.explore.serving_search import ServingSearch, table_of
+from ridgeline.explore.serving_space import NARROW
+from ridgeline.facts import catalog
+from ridgeline.graph.serving.memory import memory
+from ridgeline.insight.serving_labels import labels_of
+from ridgeline.insight.serving_ladder import binds, ladder
+from ridgeline.metrics import Rung
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServingResult:
+    """The chosen plan of a search, what the simulation says of it, and all other plans.
+
+    ``max_rate``: requests a second that the plan holds under Poisson arrivals within the target; None = not simulated.
+    ``seconds``: of the search.
+    """
+
+    request: ServingRequest
+    search: ServingSearch
+    plan: ServingPlan
+    check: Check | None
+    max_rate: float | None
+    seconds: float
+    notes: tuple[str, ...] = ()
+    command: str = ""
+
+    @property
+    def load(self) -> Load:
+        return self.request.load
+
+    @property
+    def target(self) -> Target:
+        return self.request.target
+
+    @property
+    def front(self) -> tuple[ServingPlan, ...]:
+        """Plans that no other beats in tokens/s of a user and of a chip."""
+        return self.search.front
+
+    @property
+    def ttft_s(self) -> float:
+        """Mean of the closed form [s]."""
+        return self.plan.ttft_s
+
+    @property
+    def tpot_s(self) -> float:
+        """Mean of the closed form [s]."""
+        return self.plan.tpot_s
+
+    @property
+    def tpot_range_s(self) -> tuple[float, float]:
+        """Where 80 % of measured rows of this engine would lie; its default where none informed it [s]."""
+        wide = 1.0 + self.plan.service.engine.spread
+        return self.tpot_s / wide, self.tpot_s * wide
+
+    @property
+    def tokens_per_s_chip(self) -> float:
+        return self.plan.tokens_per_s_chip
+
+    @property
+    def ladder(self) -> tuple[Rung, ...]:
+        """Where the time between tokens goes; rungs sum to ``tpot_s``."""
+        one = self.plan.service
+        return ladder(one, table_of(one, self.load), self.plan.steady, self.load.isl, self.load.osl)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """How far each part of the step can be trusted."""
+        return labels_of(self.plan.service)
+
+    @property
+    def headline(self) -> str:
+        """Who serves what where."""
+        chip, network = self.request.chip, self.request.cluster
+        machine = f"{self.plan.chips:,} x {chip.title} ({network.name})"
+        title = self.request.architecture.title or self.request.architecture.name
+        return serving_words.headline(title, machine, self.load, self.target)
+
+    @property
+    def chips_needed(self) -> int | None:
+        """Chips of this plan for the rate that was asked; None without a rate or a simulation."""
+        if self.load.rate is None or not self.max_rate:
+            return None
+        return serving_words.chips_needed(self.plan, self.load.rate, self.max_rate)
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """Assumptions behind the numbers."""
+        return (*self.notes, *_assumptions(self))
+
+    def table(self, top: int = 5) -> str:
+        """Headline, best plans, check, front, ladder, labels and notes as text."""
+        return serving_words.serving_text(self, top)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        asked, found = self.request, self.search
+        return {
+            "kind": "serving",
+            "ridgeline": version(),
+            "catalog": catalog.digest(),
+            "command": self.command,
+            "model": asked.architecture.name,
+            "chip": asked.chip.name,
+            "cluster": asked.cluster.name,
+            "num_chips": self.plan.chips,
+            "load": {
+                "isl": self.load.isl,
+                "osl": self.load.osl,
+                "concurrency": self.load.users,
+                "rate": self.load.rate,
+                "trace": None if asked.trace is None else asked.trace.path,
+            },
+            "target": self.target.to_dict(),
+            "plan": self.plan.to_dict(),
+            "ttft_s": self.ttft_s,
+            "tpot_s": self.tpot_s,
+            "tpot_low_s": self.tpot_range_s[0],
+            "tpot_high_s": self.tpot_range_s[1],
+            "tokens_per_s_user": self.plan.tokens_per_s_user,
+            "tokens_per_s_chip": self.plan.tokens_per_s_chip,
+            "ladder": [{"cause": rung.cause, "seconds": rung.seconds} for rung in self.ladder],
+            "binds": binds(self.ladder).cause,
+            "memory": memory_parts(self.plan),
+            "check": None if self.check is None else _check(self.check),
+            "max_rate": self.max_rate,
+            "chips_needed": self.chips_needed,
+            "labels": self.labels,
+            "notes": list(self.all_notes),
+            "plans": [plan.to_dict() for plan in serving_words.shown_plans(self, 10)],
+            "front": [plan.to_dict() for plan in found.front],
+            "search": {
+                "considered": found.considered,
+                "fit": found.fit,
+                "seconds": self.seconds,
+                "points": [
+                    [
+                        plan.tokens_per_s_user,
+                        plan.tokens_per_s_chip,
+                        plan.ttft_s,
+                        serving_words.plan_words(plan),
+                    ]
+                    for plan in found.plans
+                ],
+            },
+            "inputs": {
+                "architecture": written(asked.architecture),
+                "chip": written(asked.chip),
+                "cluster": written(asked.cluster),
+                "engine": written(self.plan.service.engine),
+            },
+        }
+
+    def write_report(self, path: str | Path) -> Path:
+        """Write the HTML report, with the numbers of `to_dict` inside."""
+        from ridgeline.api.serving_page import page  # figures are not needed to predict
+
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(saved.embed(page(self), self.to_dict()), encoding="utf-8")
+        return target
+
+    def emit(self, framework: str | None = None) -> str:
+        """The launch file of the plan: for its engine's framework, or for ``kubernetes``.
+
+        Raises:
+            EmitError: the framework is unknown, or cannot express the plan; says which field.
+        """
+        from ridgeline.emit.serving import emit_serving  # tables of options, not needed to predict
+
+        return emit_serving(framework or self.plan.service.engine.framework, self.plan.deployment())
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.table())}</pre>"
+
+
+def memory_parts(plan: ServingPlan) -> dict[str, float]:
+    """What fills one chip of the decoding engine [B]."""
+    found = memory(plan.service)
+    return {
+        "weights": found.weights,
+        "kv_cache": found.kv,
+        "activations": found.activations,
+        "graphs": found.graphs,
+        "reserve": found.reserve,
+        "capacity": found.capacity,
+    }
+
+
+def _check(found: Check) -> dict[str, Any]:
+    return {
+        "requests": found.words,
+        "percentile": found.percentile,
+        "ttft_s": found.ttft_s,
+        "tpot_s": found.tpot_s,
+        "keeps_up": found.keeps_up,
+        "met": found.met,
+        "replicas": found.replicas,
+        "metrics": found.metrics.to_dict(),
+    }
+
+
+def _assumptions(result: ServingResult) -> list[str]:
+    """What the numbers of the chosen plan rest on."""
+    plan, asked = result.plan, result.request
+    one, notes = plan.service, []
+    if not result.target.given and asked.load.users is None and asked.load.rate is None:
+        notes.append(
+            "no target and no load given: the plan with most tokens/s/chip at 20 tokens/s/user is taken"
+        )
+    notes.append("TTFT and TPOT in tables are closed-form means without queues of random arrivals")
+    chosen = one.precision.linear not in ("bf16", "fp16") and "precision" not in asked.space.fixed
+    if chosen and asked.architecture.family not in NARROW:  # those were trained and released in 8 bits
+        notes.append(
+            f"{one.precision.linear} weights: check that the checkpoint exists and keeps the quality you need; "
+            "--precision fixes the format"
+        )
+    if one.precision.kv not in ("bf16", "fp16") and "kv" not in asked.space.fixed:
+        notes.append(
+            f"the KV cache is in {one.precision.kv}, chosen by the search or the engine; --kv bf16 keeps it wide"
+        )
+    if one.speculation.drafts:
+        chances = ", ".join(f"{chance:g}" for chance in one.speculation.acceptance)
+        notes.append(
+            f"drafts are accepted with chance {chances} (assumption): "
+            f"{one.speculation.tokens_per_step:.2f} tokens a step"
+        )
+    if plan.prefill is not None:
+        notes.append(
+            f"prefill engines are held at 85 % busy (assumption); the cache of a prompt takes "
+            f"{serving_words.time_words(plan.transfer_s)} to the decode engines"
+        )
+    if plan.chips_used < plan.chips:
+        notes.append(
+            f"{plan.chips - plan.chips_used} of {plan.chips} chips stay idle; tokens/s/chip counts them"
+        )
+    if not one.engine.rows:
+        notes.append(f"host times of {one.engine.name} are estimates that no measured run has informed yet")
+    return notes

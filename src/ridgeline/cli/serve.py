@@ -1,0 +1,173 @@
+"""``ridgeline serve``: plan a deployment of a model, or predict one whose layout is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ridgeline.cli import shared
+
+if TYPE_CHECKING:
+    from ridgeline.api.serving_result import ServingResult
+
+OUTPUTS = (".html", ".json")
+LAUNCHERS = (".sh", ".yaml", ".yml")
+NAMES = (
+    "on", "chips", "isl", "osl", "rate", "concurrency", "trace", "ttft", "tpot", "percentile",
+    "precision", "experts", "kv", "chunk", "max_seqs", "disaggregated", "tp", "pp", "ep", "dp",
+)  # fmt: skip
+
+
+def serve(
+    ctx: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="catalog name, config.json, its folder, or an architecture file"
+        ),
+    ],
+    on: Annotated[str, typer.Option(metavar="NAME", help="cluster, or chip on its default cluster")],
+    chips: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="number of chips; with --rate or --trace: as many as needed"),
+    ] = None,
+    isl: Annotated[str | None, typer.Option(metavar="N", help="tokens of a prompt, mean")] = None,
+    osl: Annotated[str | None, typer.Option(metavar="N", help="tokens of an answer, mean")] = None,
+    rate: Annotated[str | None, typer.Option(metavar="N", help="requests a second, Poisson arrivals")] = None,
+    concurrency: Annotated[
+        str | None, typer.Option(metavar="N", help="requests under way at all times, over all replicas")
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="requests of a trace: Azure, Mooncake, BurstGPT, own CSV or JSONL"),
+    ] = None,
+    ttft: Annotated[
+        str | None, typer.Option(metavar="TIME", help="limit of the time to the first token, such as '2 s'")
+    ] = None,
+    tpot: Annotated[
+        str | None, typer.Option(metavar="TIME", help="limit of the time between tokens, such as '50 ms'")
+    ] = None,
+    percentile: Annotated[str, typer.Option(metavar="P", help="share of requests within the limits")] = "95",
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="vllm, sglang, trtllm or an engine of the catalog [all are searched]"
+        ),
+    ] = None,
+    tp: Annotated[int | None, typer.Option(help="tensor parallel; degrees left out are searched")] = None,
+    pp: Annotated[int | None, typer.Option(help="pipeline parallel")] = None,
+    ep: Annotated[int | None, typer.Option(help="expert parallel")] = None,
+    dp: Annotated[int | None, typer.Option(help="attention data parallel inside a replica")] = None,
+    precision: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="format of linear layers [searched]")
+    ] = None,
+    experts: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="format of routed experts [as linear layers]")
+    ] = None,
+    kv: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="format of the KV cache, or auto [searched]")
+    ] = None,
+    chunk: Annotated[
+        str | None, typer.Option(metavar="N", help="tokens of one step and attention rank [searched]")
+    ] = None,
+    max_seqs: Annotated[
+        str | None, typer.Option(metavar="N", help="requests of one attention rank [by the load]")
+    ] = None,
+    disaggregated: Annotated[
+        bool | None,
+        typer.Option(
+            "--disaggregated/--aggregated",
+            help="prefill and decode engines apart, or not [both, or not where a degree is given]",
+        ),
+    ] = None,
+    speculate: Annotated[
+        bool, typer.Option("--speculate", help="search drafts by the model's own prediction layers too")
+    ] = False,
+    acceptance: Annotated[
+        str | None,
+        typer.Option(metavar="P,P,..", help="chance of each draft, implies --speculate [0.85,0.7,0.6]"),
+    ] = None,
+    simulate: Annotated[
+        bool | None,
+        typer.Option(help="check plans in the event simulation [where a target, rate or trace is given]"),
+    ] = None,
+    settings: shared.Set = None,
+    top: Annotated[int, typer.Option(help="plans to show")] = 5,
+    emit: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="launch file for vllm, sglang, trtllm or kubernetes, on stdout"),
+    ] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="write report.html, result.json, or with --emit the launch file; repeatable",
+        ),
+    ] = None,
+    as_json: shared.Json = False,
+) -> None:
+    """Plan a deployment: without degrees all plans are searched; what is given is kept."""
+    outputs = [(path, shared.suffix_of(path, (*OUTPUTS, *(LAUNCHERS if emit else ())))) for path in out or []]
+    options = dict(ctx.params)
+    if emit is not None:
+        options["engine"] = _engine_for(emit, engine)
+    result = found(options, shared.said(ctx.obj))
+    launch = result.emit(emit) if emit else ""
+    for path, ending in outputs:
+        if ending == ".html":
+            result.write_report(path)
+        elif ending == ".json":
+            shared.write_text(path, shared.json_text(result.to_dict()))
+        else:
+            shared.write_text(path, launch)
+    if as_json:
+        shared.echo_json(result.to_dict() | ({"launch": launch} if emit else {}))
+        return
+    # A launch file alone on stdout can be piped; people still read the rest on stderr.
+    if launch and not any(ending in LAUNCHERS for _, ending in outputs):
+        typer.echo(launch, nl=not launch.endswith("\n"))
+    typer.echo(f"{result.table(top)}\n\n{_files(outputs)}", err=bool(launch))
+
+
+def found(options: dict[str, Any], command: str = "") -> ServingResult:
+    """Search what the options of this verb ask for."""
+    from ridgeline.api.serving import serve as plan
+
+    if options["top"] < 1:
+        raise shared.Mistake(f"--top {options['top']}: expected 1 or more")
+    counter = shared.Counter("plans and simulations")
+    try:
+        return plan(
+            options["model"],
+            **{name: options[name] for name in NAMES},
+            engine=options["engine"],
+            speculate=options["acceptance"] or options["speculate"],
+            simulate=options["simulate"],
+            settings=options["settings"] or (),
+            progress=counter.add,
+            command=command,
+        )
+    except KeyboardInterrupt:
+        raise shared.Interrupted(f"{counter}; --engine or a degree, such as --tp 8, leaves fewer") from None
+    finally:
+        counter.wipe()
+
+
+def _engine_for(emit: str, engine: str | None) -> str | None:
+    """A launch file for one framework is of a plan for it."""
+    from ridgeline.emit.serving import SERVING_FRAMEWORKS
+
+    if emit not in SERVING_FRAMEWORKS:
+        raise shared.Mistake(f"--emit {emit}: unknown framework; choose {', '.join(SERVING_FRAMEWORKS)}")
+    return emit if engine is None and emit != "kubernetes" else engine
+
+
+def _files(outputs: list[tuple[Path, str]]) -> str:
+    nouns = {".html": "Report", ".json": "Result"}
+    parts = [f"{nouns.get(ending, 'Launch file')}: {path}" for path, ending in outputs]
+    if not outputs:
+        parts.append("Report: --out report.html")
+    parts.append("Emit: --emit vllm | sglang | trtllm | kubernetes")
+    return "     ".join(parts)
