@@ -129,7 +129,10 @@ def _matters(field: str, engine: Engine, pool: list[tuple[ServingCase, Service]]
         return not engine.host_overlap
     if field == "casts_apart":
         return any(service.precision.linear != "bf16" for _, service in pool)
-    return field not in ("frontend", "host_launch") or bool(_first_tokens([case for case, _ in pool]).any())
+    alone = _first_tokens([case for case, _ in pool])
+    if field == "host_prefill":  # one batch from start to end hides what a request that enters costs
+        return any(seen and not case.static for seen, (case, _) in zip(alone, pool, strict=True))
+    return field not in ("frontend", "host_launch") or bool(alone.any())
 
 
 def _first_tokens(cases: Sequence[ServingCase]) -> NDArray[np.bool_]:

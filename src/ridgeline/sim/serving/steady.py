@@ -67,7 +67,7 @@ def decode_step_s(table: StepTable, decodes: float, context: float, longest: flo
     """One step of decodes alone on one rank [s]."""
     tokens = decodes * (1 + len(table.acceptance))
     device = (
-        _at(table.tokens_s[0], tokens) + _at(table.rows_s, decodes) + attention_s(table, decodes, context)
+        _at(table.tokens_s[0], tokens) + _at(table.rows_s, decodes) + attention_s(table, decodes, context, longest)
     )
     hidden = table.host_hidden_s[0] + table.host_hidden_s[1] * decodes
     return max(device, hidden) + table.host_s[0] + table.host_s[1] * decodes
@@ -94,7 +94,7 @@ def mixed_step_s(
     device = _at(table.tokens_s[1], tokens) + _at(table.rows_s, decodes + len(chunks)) + table.prefill_fixed_s
     device += sum(chunk_s(table, q, kv) for q, kv in chunks)
     if decodes > 0:
-        device += attention_s(table, decodes, context, longest)
+        device += attention_s(table, decodes, context)
     hidden = table.host_hidden_s[0] + table.host_hidden_s[1] * decodes
     return max(device, hidden) + table.host_s[0] + table.host_s[1] * decodes + table.host_s[2]
 
