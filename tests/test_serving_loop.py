@@ -279,5 +279,5 @@ def test_compiled_code_is_stamped_with_all_its_sources() -> None:
     from ridgeline.sim.serving import jit
 
     folder = Path(jit.__file__).parent
-    stamped = {"jit", "state", "span", "kv", "queues", "admission", "loop"}
+    stamped = {"jit", "state", "span", "kv", "queues", "admission", "end", "unit", "loop"}
     assert {path.stem for path in folder.glob("*.py") if "serving.jit import" in path.read_text()} <= stamped

@@ -39,7 +39,7 @@ def keep(function: Function) -> Function:
 def source_stamp() -> int:
     """A checksum of the files with compiled functions: machine code made from other sources is never run."""
     stamp = 0
-    for name in ("jit", "state", "span", "kv", "queues", "admission", "loop"):
+    for name in ("jit", "state", "outcome", "span", "kv", "queues", "admission", "end", "unit", "loop"):
         stamp = zlib.crc32(Path(__file__).with_name(f"{name}.py").read_bytes(), stamp)
     return stamp
 
