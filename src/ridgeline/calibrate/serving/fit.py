@@ -107,8 +107,8 @@ def _fit(
         return _errors(pool, changed(values), weight)
 
     found = least_squares(
-        residual, start, bounds=(low, high), loss="soft_l1", f_scale=SOFT, diff_step=[0.05] * len(free), max_nfev=rounds,
-        x_scale=high - low,
+        residual, start, bounds=(low, high), loss="soft_l1", f_scale=SOFT, max_nfev=rounds,
+        diff_step=[0.05] * len(free), x_scale=high - low,
     )  # fmt: skip
     plain = _errors(pool, changed(found.x), np.ones(len(pool)))[: len(pool)]
     size = np.abs(plain)

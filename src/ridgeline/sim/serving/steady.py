@@ -56,7 +56,7 @@ def attention_s(table: StepTable, decodes: float, context: float, longest: float
 
 
 def uneven_s(table: StepTable, window: int, decodes: float, mean: float, longest: float) -> float:
-    """Attention of the busiest core where requests are not split over cores [s]: the longest and its share of others."""
+    """Attention of the busiest core where requests are not split over cores [s]: the longest and others."""
     if not table.core_s.size or decodes * table.core_items[window] < UNSPLIT:
         return 0.0
     others = math.ceil(decodes * table.core_items[window]) - 1
@@ -67,7 +67,9 @@ def decode_step_s(table: StepTable, decodes: float, context: float, longest: flo
     """One step of decodes alone on one rank [s]."""
     tokens = decodes * (1 + len(table.acceptance))
     device = (
-        _at(table.tokens_s[0], tokens) + _at(table.rows_s, decodes) + attention_s(table, decodes, context, longest)
+        _at(table.tokens_s[0], tokens)
+        + _at(table.rows_s, decodes)
+        + attention_s(table, decodes, context, longest)
     )
     hidden = table.host_hidden_s[0] + table.host_hidden_s[1] * decodes
     return max(device, hidden) + table.host_s[0] + table.host_s[1] * decodes
