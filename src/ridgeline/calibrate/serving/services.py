@@ -22,7 +22,7 @@ from ridgeline.facts.serving import Layout, Limits, Precision, Service, Speculat
 _FORMATS = {"fp16": "bf16", "int4": "int4-wo", "mxfp4": "mxfp4-wo"}
 #: Drafts that engines verify when multi-token prediction is on and nothing else is said, and the chance of each
 #: after those before it: means of the fit share.
-MTP_ACCEPTANCE = (0.8, 0.6, 0.5)
+MTP_ACCEPTANCE = (0.7, 0.5, 0.4)
 _MONTH = re.compile(r"(20\d\d)-(\d\d)")
 
 
