@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -190,11 +191,11 @@ def test_more_requests_and_longer_ones_never_take_less(kind: str) -> None:
         assert (table.tokens_s[step, 1:] >= 0.93 * held).all()
         assert table.tokens_s[step, -1] == pytest.approx(held[-1], rel=0.02)
     by_requests = [decode_step_s(table, d, 1000) for d in (1, 2, 4, 8, 16, 32, 64, 128, 256)]
-    assert all(b >= 0.97 * a for a, b in zip(by_requests, by_requests[1:], strict=False))
+    assert all(b >= 0.97 * a for a, b in itertools.pairwise(by_requests))
     by_context = [decode_step_s(table, 32, c) for c in (16, 64, 256, 1024, 4096, 16384)]
-    assert all(b >= 0.99 * a for a, b in zip(by_context, by_context[1:], strict=False))
+    assert all(b >= 0.99 * a for a, b in itertools.pairwise(by_context))
     by_prompt = [mixed_step_s(table, 0, 0, [(q, q)]) for q in (16, 64, 256, 1024, 4096)]
-    assert all(b >= 0.97 * a for a, b in zip(by_prompt, by_prompt[1:], strict=False))
+    assert all(b >= 0.97 * a for a, b in itertools.pairwise(by_prompt))
 
 
 def test_uneven_batches_take_longer_than_even_ones() -> None:

@@ -136,7 +136,7 @@ def _octaves(most: float) -> FloatArray:
 def _seconds_per_pair(times: StepTimes, q: FloatArray, kv: FloatArray) -> FloatArray:
     """`StepTable.prefill_s`.
 
-    A corner with fewer keys than new tokens is no chunk, but prompts without a prefix lie on the line between it and the
+    A corner with fewer keys than new tokens is no chunk, but prompts without a prefix lie on the line from it to the
     corner across: it is set such that half-way on that line is exact.
     """
 

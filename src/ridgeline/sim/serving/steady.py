@@ -59,7 +59,7 @@ def uneven_s(table: StepTable, window: int, decodes: float, mean: float, longest
     """Attention of the busiest core where requests are not split over cores [s]: the longest and others."""
     if not table.core_s.size or decodes * table.core_items[window] < UNSPLIT:
         return 0.0
-    others = math.ceil(decodes * table.core_items[window]) - 1
+    others = math.ceil(decodes * float(table.core_items[window])) - 1
     return float(table.core_s[window]) * (longest + others * mean)
 
 

@@ -204,7 +204,8 @@ class StepTimes:
         fit, dense = self._grouped[part.format]
         slots, routed, active = _routed(part, rows)
         return expert_layer_seconds(
-            rows * part.group_tokens, routed, active, slots, part.hidden, part.inner, part.arms, fit, dense, self._stream_bytes_per_s
+            rows * part.group_tokens, routed, active, slots, part.hidden, part.inner, part.arms, fit, dense,
+            self._stream_bytes_per_s,
         )  # fmt: skip
 
     def expert_edges(self, most: int) -> FloatArray:
@@ -339,7 +340,7 @@ class StepTimes:
 
 
 def _routed(part: Experts, rows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Routed rows of the group, rows of the busiest rank and its experts that get any, for ``rows`` tokens of a rank."""
+    """Routed rows of the group, rows of the busiest rank, and its experts that get any, by tokens of a rank."""
     slots = rows * part.group_tokens * part.topk
     held = part.experts / part.ranks
     routed = np.maximum(slots / part.ranks * busiest_share(slots, part.ranks), 1.0)

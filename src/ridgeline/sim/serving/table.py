@@ -30,8 +30,8 @@ class StepTable:
     ``decode_s``: for each kind of attention layer ``w`` with window ``windows[w]`` (inf where it sees all), with
     ``c_w`` the mean over the decoding requests of ``min(context, window)``: linear in ``c_w`` between ``contexts``,
     row ``d`` of ``decode_s[w]``; never below ``longest_s[w]`` at the longest context alone, nor below what the busiest
-    core of an uneven batch takes, ``core_s[w] (longest + (ceil(d core_items[w]) - 1) c_w)``, where requests are not split
-    over cores (``d core_items[w]`` at least `UNSPLIT`).
+    core of an uneven batch takes, ``core_s[w] (longest + (ceil(d core_items[w]) - 1) c_w)``, where requests are not
+    split over cores (``d core_items[w]`` at least `UNSPLIT`).
     ``prefill_s``: of ``q`` new tokens that see ``kv`` keys in all (their own included): the table holds seconds per
     computed pair, ``pairs = q (kv - (q - 1) / 2)``, bilinear in log2 q and log2 kv, times the pairs.
 
