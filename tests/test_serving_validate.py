@@ -155,7 +155,9 @@ def test_settings_of_a_run_are_those_of_its_script() -> None:
     assert run_settings(replace(one, concurrency=16.0), b200).poll_steps == 30
     assert run_settings(one, h200) == RunSettings()  # an older chip, another script
     assert run_settings(one, mi300x) == RunSettings(poll_steps=4, max_batched_tokens=65536)
-    assert run_settings(replace(one, engine="trtllm"), h200) == RunSettings(balance_steps=60, kv="fp8")
+    assert run_settings(replace(one, engine="trtllm"), h200) == RunSettings(
+        balance_steps=60, kv="fp8", max_batched_tokens=8192
+    )
     fp8 = replace(one, engine="vllm", precision="fp8-block")
     assert run_settings(fp8, h200) == RunSettings(memory_fraction=0.95)
     assert run_settings(replace(fp8, precision="bf16"), h200) == RunSettings()
