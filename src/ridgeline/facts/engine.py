@@ -56,6 +56,10 @@ class Engine(Spec):
     dispatcher: Literal["all_reduce", "all_gather", "deepep"] = Field(
         "all_reduce", description="how tokens reach experts of other ranks where attention is data parallel"
     )
+    pad_ranks: bool = Field(
+        False,
+        description="with attention data parallelism every rank's step is padded to the tokens of the fullest rank",
+    )
     host_overlap: bool = Field(
         False, description="the host prepares the next step while the device runs this one"
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ridgeline.calibrate.serving.cases import ServingCase
 from ridgeline.calibrate.serving.run_settings import run_settings
+from ridgeline.calibrate.serving.services import plausible
 from ridgeline.calibrate.shapes import NotPredictable
 from ridgeline.facts.requests import Requests
 from ridgeline.facts.serving import Service
@@ -45,13 +46,13 @@ def predict_case(case: ServingCase, service: Service) -> Predicted:
     """
     assert case.isl is not None
     assert case.osl is not None
+    if case.mode == "offline":
+        return _best_offline(case, service)
     table = step_table(service, 1 << math.ceil(math.log2(case.isl + case.osl)))
     if table.num_blocks * table.block_size < case.isl + case.osl:
         raise NotPredictable(f"a request of {case.isl + case.osl:.0f} tokens does not fit in the memory left")
     if case.static:
         return static_case(case, table)
-    if case.mode == "offline":
-        return _offline(case, service)
     if case.concurrency is None:
         raise NotPredictable("the load is an arrival process of its own, or not stated")
     found = _simulated(case, table) if case.client == "inferencex" else steady_case(case, table)
@@ -73,6 +74,19 @@ def static_case(case: ServingCase, table: StepTable) -> Predicted:
     step = decode_step_s(table, float(batch), case.isl + case.osl / 2.0)
     whole = first + step * (case.osl - 1.0)
     return Predicted({"ttft": first, "tpot": step, "output_tokens_per_s": batch * case.osl / whole}, "static")
+
+
+def _best_offline(case: ServingCase, service: Service) -> Predicted:
+    """The highest throughput of the services that a row may speak of."""
+    found, first = [], None
+    for one in plausible(case, service):
+        try:
+            found.append(_offline(case, one))
+        except ValueError as error:
+            first = first or error
+    if not found:
+        raise NotPredictable(str(first))
+    return max(found, key=lambda one: one.values["output_tokens_per_s"])
 
 
 def _offline(case: ServingCase, service: Service) -> Predicted:

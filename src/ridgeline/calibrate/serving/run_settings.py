@@ -12,6 +12,9 @@ from ridgeline.facts.chip import Chip
 
 FILE = catalog.BUILT_IN / "run_settings.yaml"
 
+#: Scripts that size a step by prompt and users add this, and go no lower.
+MARGIN, LEAST_TOKENS = 64, 8192
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
@@ -52,11 +55,14 @@ def run_settings(case: ServingCase, chip: Chip) -> RunSettings:
                 if users is None or (case.concurrency or 0) <= users:
                     steps = int(interval)
                     break
+            tokens = int(row.get("max_batched_tokens", 0))
+            if row.get("whole_prompts") and case.isl is not None:
+                tokens = max(LEAST_TOKENS, round(case.isl + (case.concurrency or 0)) + MARGIN)
             return RunSettings(
                 poll_steps=steps,
                 balance_steps=int(row.get("balance_steps", 0)),
                 kv=str(row.get("kv", "")),
-                max_batched_tokens=int(row.get("max_batched_tokens", 0)),
+                max_batched_tokens=tokens,
                 memory_fraction=row.get("memory_fraction"),
             )
     return RunSettings()

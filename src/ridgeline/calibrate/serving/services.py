@@ -22,7 +22,7 @@ from ridgeline.facts.serving import Layout, Limits, Precision, Service, Speculat
 _FORMATS = {"fp16": "bf16", "int4": "int4-wo", "mxfp4": "mxfp4-wo"}
 #: Drafts that engines verify when multi-token prediction is on and nothing else is said, and the chance of each
 #: after those before it: means of the fit share.
-MTP_ACCEPTANCE = (0.8, 0.6, 0.5)
+MTP_ACCEPTANCE = (0.7, 0.5, 0.4)
 _MONTH = re.compile(r"(20\d\d)-(\d\d)")
 
 
@@ -61,6 +61,23 @@ def service_of(case: ServingCase) -> Service:
         return service(architecture, case.chip, layout, precision, engine, speculation, limits)
     except catalog.CatalogError as error:
         raise NotPredictable(" ".join(str(error).split())) from error
+
+
+def plausible(case: ServingCase, stated: Service) -> tuple[Service, ...]:
+    """The services that a row may speak of, the stated one first.
+
+    Where a table of best throughput leaves the division of experts open, its publisher chose the fastest: experts cut
+    by tensor parallelism, spread whole, or spread with attention data parallel beside them.
+    """
+    layout = stated.layout
+    ranks = layout.tp
+    open_experts = (
+        case.mode == "offline" and case.experts and case.ep is None and layout.dp == 1 and ranks > 1
+    )
+    if not open_experts:
+        return (stated,)
+    spread = (Layout(tp=ranks, pp=layout.pp, ep=ranks), Layout(tp=1, pp=layout.pp, dp=ranks, ep=ranks))
+    return (stated, *(stated.replace(layout=one) for one in spread))
 
 
 def _architecture(case: ServingCase) -> Architecture:

@@ -34,8 +34,9 @@ def step_table(service: Service, longest: int = 131072) -> StepTable:
     max_seqs = max(1, service.max_seqs // layout.pp)
     max_tokens = max(service.max_batched_tokens, max_seqs * (1 + service.speculation.drafts))
     knots = _knots(max_tokens)
-    decode = _decode_tokens(times, knots, max_tokens)
-    mixed = _mixed_tokens(times, knots, max_tokens)
+    group = _group_tokens(times, knots, max_tokens)
+    decode = _decode_tokens(times, knots, max_tokens, group)
+    mixed = _mixed_tokens(times, knots, max_tokens, group)
     drafts = service.speculation.drafts
     rows_knots = _knots(2 * max_seqs)
     rows = times.rows_seconds(rows_knots, "request", prefill=False)
@@ -69,6 +70,7 @@ def step_table(service: Service, longest: int = 131072) -> StepTable:
     blocks = int(max(found.tokens(request_tokens), 0.0) // engine.block_size)
     return StepTable(
         tokens_s=np.stack([decode, mixed]),
+        group_s=group,
         rows_s=rows_s,
         windows=windows,
         contexts=contexts,
@@ -111,10 +113,10 @@ def _knots(most: int) -> FloatArray:
     return np.unique(np.r_[fine, np.rint(2.0**steps), float(most)])
 
 
-def _decode_tokens(times: StepTimes, knots: FloatArray, most: int) -> FloatArray:
+def _decode_tokens(times: StepTimes, knots: FloatArray, most: int, group: FloatArray) -> FloatArray:
     """Seconds of a step that only decodes by its tokens ``[most + 1]``: padded to a graph, or launched one by one."""
     engine = times.service.engine
-    seconds = times.rows_seconds(knots, "token", prefill=False)
+    seconds = times.rows_seconds(knots, "token", prefill=False, group=False)
     kernels = times.kernels(prefill=False, attention=False) + times.kernels(prefill=False, attention=True)
     counts = np.arange(most + 1, dtype=np.float64)
     step = float(engine.graph_step)
@@ -123,16 +125,15 @@ def _decode_tokens(times: StepTimes, knots: FloatArray, most: int) -> FloatArray
     counts = np.where(captured, np.minimum(padded, most), counts)
     device = np.interp(counts, np.r_[0.0, knots], np.r_[seconds[0], seconds])
     device = device + kernels * engine.gap
-    launched = np.maximum(device, kernels * engine.host_launch)
-    found = np.where(captured, device, launched)
+    found = np.where(captured, device, _launched(device, group[0], kernels * engine.host_launch))
     found[0] = 0.0
     return found
 
 
-def _mixed_tokens(times: StepTimes, knots: FloatArray, most: int) -> FloatArray:
+def _mixed_tokens(times: StepTimes, knots: FloatArray, most: int, group: FloatArray) -> FloatArray:
     """The same for steps with prefills, which are launched in pieces or kernel by kernel."""
     engine = times.service.engine
-    seconds = times.rows_seconds(knots, "token", prefill=True)
+    seconds = times.rows_seconds(knots, "token", prefill=True, group=False)
     attention = times.kernels(prefill=True, attention=True)
     others = times.kernels(prefill=True, attention=False)
     counts = np.arange(most + 1, dtype=np.float64)
@@ -142,9 +143,27 @@ def _mixed_tokens(times: StepTimes, knots: FloatArray, most: int) -> FloatArray:
     # a graph for each piece between attention kernels: a launch for it and some for attention itself
     pieces = attention * 4.0
     launches = np.where(engine.mixed_graph & (counts <= engine.graph_batch), pieces, attention + others)
-    found = np.maximum(device, launches * engine.host_launch)
+    found = _launched(device, group[1], launches * engine.host_launch)
     found[0] = 0.0
     return found
+
+
+def _launched(device: FloatArray, group: FloatArray, launches: FloatArray | float) -> FloatArray:
+    """A rank's part of a step that is never shorter than its launches, those of what ranks do together included."""
+    together = group if group.size else 0.0
+    return np.asarray(np.maximum(device + together, launches) - together)
+
+
+def _group_tokens(times: StepTimes, knots: FloatArray, most: int) -> FloatArray:
+    """What all ranks do together by their mean tokens ``[2, most + 1]``: steps of decodes, and with prefills."""
+    if times.service.layout.dp == 1 or times.service.engine.pad_ranks:
+        return np.zeros((2, 0))
+    counts = np.arange(most + 1, dtype=np.float64)
+    found = []
+    for prefill in (False, True):
+        seconds = times.rows_seconds(knots, "token", prefill=prefill, group=True)
+        found.append(np.interp(counts, np.r_[0.0, knots], np.r_[0.0, seconds]))
+    return np.stack(found)
 
 
 def _draft_seconds(service: Service, knots: FloatArray, most: int) -> FloatArray:

@@ -202,6 +202,7 @@ def _add_times(table: Records, floats: _Arena, source: StepTable, settings: Sett
     """Step times, and where they begin."""
     arrays = {
         "tokens_s": source.tokens_s,
+        "group_s": source.group_s,
         "rows_s": source.rows_s,
         "windows": source.windows,
         "contexts": source.contexts,
@@ -220,6 +221,7 @@ def _add_times(table: Records, floats: _Arena, source: StepTable, settings: Sett
     }
     for name, values in arrays.items():
         table[name] = floats.add(values)
+    table["group"] = source.group_s.shape[1]
     table["tokens"], table["rows"] = source.tokens_s.shape[1], source.rows_s.size
     table["decode_rows"] = source.decode_s.shape[1]
     table["num_windows"], table["num_contexts"] = source.windows.size, source.contexts.size

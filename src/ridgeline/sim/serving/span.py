@@ -148,13 +148,20 @@ def lane_line(state: State, table: Table, which: int, k: int) -> tuple[float, fl
 
 @jit
 def unit_line(state: State, table: Table, u: int, k: int) -> tuple[float, float, int]:
-    """The same of a unit: its slowest lane; idle ones run along."""
+    """The same of a unit: its slowest lane, and what all do together; idle ones run along."""
     first = u * table.lanes_per_unit
     value, slope, room = 0.0, 0.0, FAR
+    tokens, mixed = 0, 0
     for which in range(first, first + table.lanes_per_unit):
-        if lanes(state)[which].tokens > 0:
+        lane = lanes(state)[which]
+        if lane.tokens > 0:
             v, s, r = lane_line(state, table, which, k)
             value, slope, room = upper(value, slope, room, v, s, r)
+            tokens += lane.tokens
+            mixed = 1 if lane.chunks > 0 else mixed
+    if table.group > 0:
+        mean = min(-(-tokens // table.lanes_per_unit), table.group - 1)
+        value += floats(state)[table.group_s + mixed * table.group + mean]
     return value, slope, room
 
 

@@ -149,6 +149,8 @@ TABLE = np.dtype(
         *((name, "f8") for name in ("pair_j", "context_j", "kv_bytes", "think_s", "timeout_s")),
         # floats
         ("tokens_s", "i8"),  # [2, tokens]
+        ("group_s", "i8"),  # [2, group]
+        ("group", "i8"),  # tokens that the table of a group knows, 0 for one rank
         ("rows_s", "i8"),  # [rows]
         ("windows", "i8"),  # [num_windows]
         ("contexts", "i8"),  # [num_contexts]

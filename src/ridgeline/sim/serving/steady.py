@@ -60,19 +60,21 @@ def uneven_s(table: StepTable, window: int, decodes: float, mean: float, longest
     if not table.core_s.size or decodes * table.core_items[window] < UNSPLIT:
         return 0.0
     others = math.ceil(decodes * table.core_items[window]) - 1
-    return float(table.core_s[window]) * (longest + others * mean)
+    return float(table.core_s[window] * (longest + others * mean))
 
 
 def decode_step_s(table: StepTable, decodes: float, context: float, longest: float = 0.0) -> float:
-    """One step of decodes alone on one rank [s]."""
+    """One step of decodes alone, on every rank alike [s]."""
     tokens = decodes * (1 + len(table.acceptance))
-    device = (
-        _at(table.tokens_s[0], tokens)
-        + _at(table.rows_s, decodes)
-        + attention_s(table, decodes, context, longest)
-    )
+    device = _at(table.tokens_s[0], tokens) + _at(table.rows_s, decodes)
+    device += attention_s(table, decodes, context, longest) + group_s(table, 0, tokens)
     hidden = table.host_hidden_s[0] + table.host_hidden_s[1] * decodes
     return max(device, hidden) + table.host_s[0] + table.host_s[1] * decodes
+
+
+def group_s(table: StepTable, mixed: int, mean_tokens: float) -> float:
+    """What ranks in lockstep do together, by their mean tokens [s]; 0 for one rank."""
+    return _at(table.group_s[mixed], mean_tokens) if table.group_s.shape[1] else 0.0
 
 
 def chunk_s(table: StepTable, q: float, kv: float) -> float:
@@ -89,14 +91,24 @@ def chunk_s(table: StepTable, q: float, kv: float) -> float:
 
 
 def mixed_step_s(
-    table: StepTable, decodes: float, context: float, chunks: list[tuple[float, float]]
+    table: StepTable,
+    decodes: float,
+    context: float,
+    chunks: list[tuple[float, float]],
+    prefilling: float | None = None,
 ) -> float:
-    """One step with chunks of prefills ``(q, kv)`` beside decodes [s]."""
-    tokens = decodes * (1 + len(table.acceptance)) + sum(q for q, _ in chunks)
-    device = _at(table.tokens_s[1], tokens) + _at(table.rows_s, decodes + len(chunks)) + table.prefill_fixed_s
+    """One step with chunks of prefills ``(q, kv)`` beside decodes [s]; ``prefilling`` ranks have such, or all."""
+    own, drafted = sum(q for q, _ in chunks), decodes * (1 + len(table.acceptance))
+    device = (
+        _at(table.tokens_s[1], drafted + own)
+        + _at(table.rows_s, decodes + len(chunks))
+        + table.prefill_fixed_s
+    )
     device += sum(chunk_s(table, q, kv) for q, kv in chunks)
     if decodes > 0:
         device += attention_s(table, decodes, context)
+    part = 1.0 if prefilling is None else min(prefilling / table.ranks, 1.0)
+    device += group_s(table, 1, drafted + own * part)
     hidden = table.host_hidden_s[0] + table.host_hidden_s[1] * decodes
     return max(device, hidden) + table.host_s[0] + table.host_s[1] * decodes + table.host_s[2]
 
@@ -111,23 +123,28 @@ def _at(values: FloatArray, index: float) -> float:
 
 
 def prefill_s(
-    table: StepTable, isl: float, decodes: float, context: float, together: float
+    table: StepTable,
+    isl: float,
+    decodes: float,
+    context: float,
+    together: float,
+    prefilling: float | None = None,
 ) -> tuple[float, float]:
     """What one prefill takes from first to last chunk, and what it adds to the steps of decodes beside it [s].
 
-    ``together``: prefills that share a step where the budget allows.
+    ``together``: prefills that share a step where the budget allows. ``prefilling``: ranks that prefill in such a step.
     """
     if table.schedule == "prefill_first":
         count = max(1.0, min(together, table.max_tokens / isl))
         chunks = _chunks(isl, float(table.max_tokens), count)
-        took = sum(mixed_step_s(table, 0.0, context, step) for step in chunks)
+        took = sum(mixed_step_s(table, 0.0, context, step, prefilling) for step in chunks)
         return took, took / count
     drafts = 1 + len(table.acceptance)
     budget = max(table.max_tokens - decodes * drafts, table.max_tokens * 0.05)
     count = max(1.0, min(together, budget / isl))
     chunks = _chunks(isl, budget if table.schedule == "chunked" else max(isl, budget), count)
     base = decode_step_s(table, decodes, context) if decodes >= 1 else 0.0
-    took = sum(mixed_step_s(table, decodes, context, step) for step in chunks)
+    took = sum(mixed_step_s(table, decodes, context, step, prefilling) for step in chunks)
     return took, max(took - len(chunks) * base, 0.0) / count
 
 
@@ -168,8 +185,14 @@ def closed_loop(table: StepTable, isl: float, osl: float, users: float) -> Stead
         step = decode_step_s(table, max(decodes, 1.0), context, isl + osl)
         steps = max(osl - 1.0, 1.0) / made  # of one request
         begun = decodes / steps if each > 1.0 else 0.0  # prefills that begin in a step
-        took, added = prefill_s(table, isl, decodes - 1.0 if decodes > 1 else 0.0, context, max(begun, 1.0))
-        others = begun * (running - 1.0) / max(running, 1.0)
+        # ranks in lockstep wait for each other's prefills, those of one step at a time
+        busy = min(begun * max(isl / table.max_tokens, 1.0), 1.0)
+        some = 1.0 - (1.0 - busy) ** table.ranks if busy < 1.0 else 1.0
+        prefilling = table.ranks * busy / some if some > 0.0 else 1.0
+        beside = decodes - 1.0 if decodes > 1 else 0.0
+        took, added = prefill_s(table, isl, beside, context, max(begun, 1.0), prefilling)
+        alone = (running * table.ranks - 1.0) / max(running * table.ranks, 1.0)
+        others = begun * (some / busy if busy > 0.0 else 1.0) * alone
         between = step + others * added
         tpot = between / made
         first = (

@@ -104,14 +104,22 @@ class StepTimes:
 
     # By tokens or requests
 
-    def rows_seconds(self, rows: FloatArray, per: str, *, prefill: bool) -> FloatArray:
-        """Products, passes, experts and messages that go by ``per`` (token or request), for ``rows`` of them [s]."""
+    def rows_seconds(
+        self, rows: FloatArray, per: str, *, prefill: bool, group: bool | None = None
+    ) -> FloatArray:
+        """Products, passes, experts and messages that go by ``per`` (token or request), for ``rows`` of them [s].
+
+        ``group``: only what all ranks of attention data parallelism do together (True; ``rows`` is then their mean), or
+        only what each does for itself (False).
+        """
         rows = np.asarray(rows, dtype=np.float64)
         skipped = "decode" if prefill else "prefill"
         products: list[tuple[Product, float]] = []
         total = np.zeros_like(rows)
         for counted in self.parts:
             part = counted.part
+            if group is not None and self._together(part) != group:
+                continue
             match part:
                 case Product() if part.per == per and part.where != skipped:
                     products.append((part, counted.count))
@@ -126,6 +134,13 @@ class StepTimes:
                 case Experts() if per == "token":
                     total += counted.count * self._experts(part, rows)
         return total + self._products(products, rows)
+
+    def _together(self, part: Part) -> bool:
+        """Whether ranks of attention data parallelism do a part together: experts, and the way to them and back."""
+        spread = self.service.layout.dp > 1 and not self.service.engine.pad_ranks
+        return spread and (
+            isinstance(part, Experts) or (isinstance(part, Message) and part.group == "experts")
+        )
 
     def _products(self, products: list[tuple[Product, float]], rows: FloatArray) -> FloatArray:
         if not products:

@@ -30,13 +30,15 @@ class StepTable:
     ``decode_s``: for each kind of attention layer ``w`` with window ``windows[w]`` (inf where it sees all), with
     ``c_w`` the mean over the decoding requests of ``min(context, window)``: linear in ``c_w`` between ``contexts``,
     row ``d`` of ``decode_s[w]``; never below ``longest_s[w]`` at the longest context alone, nor below what the busiest
-    core of an uneven batch takes, ``core_s[w] (longest + (ceil(d core_items[w]) - 1) c_w)``, where requests are not split
-    over cores (``d core_items[w]`` at least `UNSPLIT`).
+    core of an uneven batch takes, ``core_s[w] (longest + (ceil(d core_items[w]) - 1) c_w)``, where requests are not
+    split over cores (``d core_items[w]`` at least `UNSPLIT`).
     ``prefill_s``: of ``q`` new tokens that see ``kv`` keys in all (their own included): the table holds seconds per
     computed pair, ``pairs = q (kv - (q - 1) / 2)``, bilinear in log2 q and log2 kv, times the pairs.
 
     Attributes:
         tokens_s: ``[2, max_tokens + 1]`` everything that depends on the number of tokens alone, graph padding included.
+        group_s: ``[2, max_tokens + 1]`` what all ranks in lockstep do together, by their mean tokens (rounded up),
+            beyond the slowest of them; empty for one rank.
         rows_s: ``[max(max_seqs, 1) * 2 + 1]`` output layer and sampling by requests that get a token.
         windows: ``[W]`` tokens, inf for full attention.
         contexts: ``[C]`` ascending, from 1 to the longest request.
@@ -93,5 +95,6 @@ class StepTable:
     chips: int = 1
     lag: int = 0
     frontend_s: float = 0.0
+    group_s: FloatArray = field(default_factory=lambda: np.zeros((2, 0)))
     core_s: FloatArray = field(default_factory=lambda: np.zeros(0))
     core_items: FloatArray = field(default_factory=lambda: np.zeros(0))
