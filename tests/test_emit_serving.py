@@ -6,8 +6,8 @@ import json
 import re
 import shutil
 import subprocess
-from pathlib import Path
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
