@@ -45,7 +45,8 @@ def engine_numbers() -> str:
 A few times of each engine, by robust least squares on TPOT of the fit share and, with less weight, on TTFT at up to
 {TTFT_USERS} users, where it is not a queue. They stand in the engine's file of the catalog with the number of rows
 behind them; `ridgeline calibrate serving` fits them to your own. A number at an end of its range (such as 0) was not
-told apart. A dash: the number has no effect in that engine.
+told apart. Where the host overlaps the device, `host_step` and `host_request` are hidden unless they are longer than
+the step.
 
 {table(headers, rows)}
 
@@ -53,9 +54,8 @@ told apart. A dash: the number has no effect in that engine.
 
 
 def _number(engine: Engine, name: str, unit: str) -> str:
-    overlapped = {"host_exposed": True, "host_step": False, "host_request": False}
-    if name in overlapped and overlapped[name] != engine.host_overlap:
-        return "–"
+    if name == "host_exposed" and not engine.host_overlap:
+        return "–"  # all of the host's time is exposed there
     value = float(getattr(engine, name))
     return units.show(value, "s") if unit else f"{value:.3g}"
 

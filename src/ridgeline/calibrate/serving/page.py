@@ -270,7 +270,8 @@ def _offline(board: ServingBoard) -> str:
     return f"""## Offline throughput
 
 All requests at once, output tokens/s. The batch that the tables were measured with is not stated; as many requests run
-as the cache holds, up to the engine's limit.{note}
+as the cache holds, up to the engine's limit. Where the division of experts over chips is open too, the fastest of three
+is taken.{note}
 
 {table(headers, body)}"""
 
