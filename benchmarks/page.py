@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib
+import os
 from pathlib import Path
 
 from machine import Figure, machine, show
@@ -17,14 +18,15 @@ PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 PARTS = ("prediction", "search", "startup", "report", "memory", "serving", "serving_search")
 
 
-def page(figures: dict[str, list[Figure]], date: str) -> str:
-    """The page as Markdown."""
+def page(figures: dict[str, list[Figure]], date: str, load: float | None = None) -> str:
+    """The page as Markdown; ``load`` is the load average before the first program."""
+    busy = "" if load is None else f", load average {load:.1f} at the start"
     return f"""# Performance
 
 How fast Ridgeline itself is, beside what it aims for. Measured by the programs in `benchmarks/` and written by
 `python benchmarks/page.py` on {date}:
 
-> {machine()}
+> {machine()}{busy}
 
 Times are the shortest of several repeats on a machine that others may use too; where a median is given, the
 difference is their noise. Nothing runs on more than one core, and nothing is kept between processes.
@@ -70,9 +72,10 @@ def main() -> None:
     parser.add_argument("--mooncake", help="published Mooncake conversation trace, for the prefix cache")
     given = parser.parse_args()
     files = {"serving": (given.azure, given.mooncake)}
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     found = {part: importlib.import_module(part).figures(*files.get(part, ())) for part in PARTS}
     show([figure for part in PARTS for figure in found[part]])
-    given.out.write_text(page(found, given.date), encoding="utf-8")
+    given.out.write_text(page(found, given.date, load), encoding="utf-8")
     print(f"wrote {given.out}")
 
 
