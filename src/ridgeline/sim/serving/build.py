@@ -11,15 +11,24 @@ from ridgeline.facts.serving import Service
 from ridgeline.graph.cache import by_identity
 from ridgeline.graph.serving.blocks import mtp_blocks
 from ridgeline.graph.serving.memory import memory
+from ridgeline.graph.serving.ops import Where
 from ridgeline.sim.serving.step_time import StepTimes, multiplied
 from ridgeline.sim.serving.table import StepTable
 from ridgeline.timing.energy import joules_per_flop
 
 FloatArray = NDArray[np.float64]
 
-#: Knots of token counts: every count that a small decode batch has, then ever wider apart.
+#: Knots of counts: every one that a small batch has, then ever wider apart.
 _FINE = 16
 _PER_OCTAVE = 4
+#: Knots of products: every count up to here, and both sides of every edge of a tile, where their time jumps; beyond
+#: many tokens those of large tiles will do.
+_EVERY = 96
+_EDGES = ((64, 8192), (128, 16384), (256, 65536))
+#: Knots of prefill attention for each octave of new tokens and of keys.
+_PREFILL_PER_OCTAVE = 4
+#: Steps that only decode, and steps with prefills.
+_WHERE: tuple[Where, Where] = ("decode", "prefill")
 
 
 @by_identity
@@ -33,12 +42,15 @@ def step_table(service: Service, longest: int = 131072) -> StepTable:
     found = memory(service)
     max_seqs = max(1, service.max_seqs // layout.pp)
     max_tokens = max(service.max_batched_tokens, max_seqs * (1 + service.speculation.drafts))
-    knots = _knots(max_tokens)
-    group = _group_tokens(times, knots, max_tokens)
-    decode = _decode_tokens(times, knots, max_tokens, group)
-    mixed = _mixed_tokens(times, knots, max_tokens, group)
+    knots = _tile_knots(max_tokens, times.expert_edges(max_tokens))
+    every = np.maximum(np.arange(max_tokens + 1.0), 1.0)
+    messages = times.message_seconds(every, "token", group=False)
+    shared = times.work_seconds(knots, "token", "both", group=False)
+    group = _group_tokens(times, knots, every)
+    decode = _decode_tokens(times, knots, shared, messages, group)
+    mixed = _mixed_tokens(times, knots, shared, messages, group)
     drafts = service.speculation.drafts
-    rows_knots = _knots(2 * max_seqs)
+    rows_knots = _tile_knots(2 * max_seqs)
     rows = times.rows_seconds(rows_knots, "request", prefill=False)
     rows_s = np.interp(np.arange(2 * max_seqs + 1), np.r_[0.0, rows_knots], np.r_[0.0, rows])
     rows_s = rows_s * (1.0 + drafts)  # drafts are verified with logits of their own
@@ -56,11 +68,7 @@ def step_table(service: Service, longest: int = 131072) -> StepTable:
     if drafts:
         extra = _draft_seconds(service, knots, max_tokens)
         decode = decode + extra
-    prefill_q = 2.0 ** np.arange(0, np.ceil(np.log2(max_tokens)) + 1)
-    prefill_kv = 2.0 ** np.arange(0, np.ceil(np.log2(max(longest, max_tokens))) + 1)
-    seconds = times.prefill_seconds(prefill_q[:, None], prefill_kv[None, :])
-    seen = np.maximum(prefill_q[:, None], prefill_kv[None, :])
-    pairs = prefill_q[:, None] * (seen - (prefill_q[:, None] - 1.0) / 2.0)
+    prefill_q, prefill_kv = _octaves(max_tokens), _octaves(max(longest, max_tokens))
     exposed = engine.host_exposed if engine.host_overlap else engine.host_step
     hidden = (engine.host_step, engine.host_request) if engine.host_overlap else (0.0, 0.0)
     visible = 0.0 if engine.host_overlap else engine.host_request
@@ -78,7 +86,7 @@ def step_table(service: Service, longest: int = 131072) -> StepTable:
         longest_s=longest_s,
         prefill_q=prefill_q,
         prefill_kv=prefill_kv,
-        prefill_s=seconds / pairs,
+        prefill_s=_seconds_per_pair(times, prefill_q, prefill_kv),
         prefill_fixed_s=times.prefill_fixed_seconds(),
         host_hidden_s=hidden,
         host_s=(exposed, visible, engine.host_prefill),
@@ -113,33 +121,78 @@ def _knots(most: int) -> FloatArray:
     return np.unique(np.r_[fine, np.rint(2.0**steps), float(most)])
 
 
-def _decode_tokens(times: StepTimes, knots: FloatArray, most: int, group: FloatArray) -> FloatArray:
-    """Seconds of a step that only decodes by its tokens ``[most + 1]``: padded to a graph, or launched one by one."""
-    engine = times.service.engine
-    seconds = times.rows_seconds(knots, "token", prefill=False, group=False)
+def _tile_knots(most: int, more: FloatArray | None = None) -> FloatArray:
+    """The same with every count up to 96 and both sides of the edges of tiles, and of ``more`` edges."""
+    edges, first = [np.zeros(0) if more is None else more], 0
+    for tile, last in _EDGES:
+        edges.append(np.arange(first + tile, min(last, most) + 1.0, tile))
+        first = last
+    last_before = np.concatenate(edges)
+    found = np.unique(np.r_[_knots(most), np.arange(1.0, _EVERY + 1.0), last_before, last_before + 1.0])
+    return found[found <= most]
+
+
+def _octaves(most: float) -> FloatArray:
+    """Sizes from 1 to ``most`` or just above, so many an octave."""
+    return np.asarray(
+        2.0 ** (np.arange(np.ceil(np.log2(most) * _PREFILL_PER_OCTAVE) + 1) / _PREFILL_PER_OCTAVE)
+    )
+
+
+def _seconds_per_pair(times: StepTimes, q: FloatArray, kv: FloatArray) -> FloatArray:
+    """`StepTable.prefill_s`.
+
+    A corner with fewer keys than new tokens is no chunk, but prompts without a prefix lie on the line from it to the
+    corner across: it is set such that half-way on that line is exact.
+    """
+
+    def per_pair(q: FloatArray, kv: FloatArray) -> FloatArray:
+        return np.asarray(times.prefill_seconds(q, kv) / (q * (kv - (q - 1.0) / 2.0)))
+
+    found = per_pair(q[:, None], np.maximum(q[:, None], kv[None, :]))
+    low = np.arange(min(len(q), len(kv)) - 1)
+    half = np.sqrt(q[low] * q[low + 1])
+    others = found[low, low] + found[low, low + 1] + found[low + 1, low + 1]
+    found[low + 1, low] = 4.0 * per_pair(half, half) - others
+    return found
+
+
+def _decode_tokens(
+    times: StepTimes, knots: FloatArray, shared: FloatArray, messages: FloatArray, group: FloatArray
+) -> FloatArray:
+    """Seconds of a step that only decodes by its tokens ``[most + 1]``: padded to a graph, or launched one by one.
+
+    ``shared``: seconds of the operators that all steps have, at ``knots``; ``messages``: by tokens ``[most + 1]``;
+    ``group``: what ranks do together ``[2, most + 1]``.
+    """
+    engine, most = times.service.engine, len(messages) - 1
+    seconds = shared + times.work_seconds(knots, "token", "decode", group=False)
     kernels = times.kernels(prefill=False, attention=False) + times.kernels(prefill=False, attention=True)
     counts = np.arange(most + 1, dtype=np.float64)
     step = float(engine.graph_step)
     padded = np.where(counts <= 2, counts, np.where(counts <= 4, 4.0, np.ceil(counts / step) * step))
     captured = counts <= engine.graph_batch
     counts = np.where(captured, np.minimum(padded, most), counts)
-    device = np.interp(counts, np.r_[0.0, knots], np.r_[seconds[0], seconds])
+    device = (
+        np.interp(counts, np.r_[0.0, knots], np.r_[seconds[0], seconds]) + messages[counts.astype(np.int64)]
+    )
     device = device + kernels * engine.gap
     found = np.where(captured, device, _launched(device, group[0], kernels * engine.host_launch))
     found[0] = 0.0
     return found
 
 
-def _mixed_tokens(times: StepTimes, knots: FloatArray, most: int, group: FloatArray) -> FloatArray:
+def _mixed_tokens(
+    times: StepTimes, knots: FloatArray, shared: FloatArray, messages: FloatArray, group: FloatArray
+) -> FloatArray:
     """The same for steps with prefills, which are launched in pieces or kernel by kernel."""
-    engine = times.service.engine
-    seconds = times.rows_seconds(knots, "token", prefill=True, group=False)
+    engine, most = times.service.engine, len(messages) - 1
+    seconds = shared + times.work_seconds(knots, "token", "prefill", group=False)
     attention = times.kernels(prefill=True, attention=True)
     others = times.kernels(prefill=True, attention=False)
     counts = np.arange(most + 1, dtype=np.float64)
-    device = (
-        np.interp(counts, np.r_[0.0, knots], np.r_[seconds[0], seconds]) + (attention + others) * engine.gap
-    )
+    device = np.interp(counts, np.r_[0.0, knots], np.r_[seconds[0], seconds]) + messages
+    device = device + (attention + others) * engine.gap
     # a graph for each piece between attention kernels: a launch for it and some for attention itself
     pieces = attention * 4.0
     launches = np.where(engine.mixed_graph & (counts <= engine.graph_batch), pieces, attention + others)
@@ -154,16 +207,19 @@ def _launched(device: FloatArray, group: FloatArray, launches: FloatArray | floa
     return np.asarray(np.maximum(device + together, launches) - together)
 
 
-def _group_tokens(times: StepTimes, knots: FloatArray, most: int) -> FloatArray:
+def _group_tokens(times: StepTimes, knots: FloatArray, every: FloatArray) -> FloatArray:
     """What all ranks do together by their mean tokens ``[2, most + 1]``: steps of decodes, and with prefills."""
     if times.service.layout.dp == 1 or times.service.engine.pad_ranks:
         return np.zeros((2, 0))
-    counts = np.arange(most + 1, dtype=np.float64)
+    counts = np.arange(len(every), dtype=np.float64)
     found = []
-    for prefill in (False, True):
-        seconds = times.rows_seconds(knots, "token", prefill=prefill, group=True)
+    for where in _WHERE:
+        seconds = times.work_seconds(knots, "token", "both", group=True)
+        seconds = seconds + times.work_seconds(knots, "token", where, group=True)
         found.append(np.interp(counts, np.r_[0.0, knots], np.r_[0.0, seconds]))
-    return np.stack(found)
+    together = np.stack(found) + times.message_seconds(every, "token", group=True)
+    together[:, 0] = 0.0
+    return together
 
 
 def _draft_seconds(service: Service, knots: FloatArray, most: int) -> FloatArray:

@@ -59,8 +59,8 @@ def uneven_s(table: StepTable, window: int, decodes: float, mean: float, longest
     """Attention of the busiest core where requests are not split over cores [s]: the longest and others."""
     if not table.core_s.size or decodes * table.core_items[window] < UNSPLIT:
         return 0.0
-    others = math.ceil(decodes * table.core_items[window]) - 1
-    return float(table.core_s[window] * (longest + others * mean))
+    others = math.ceil(decodes * float(table.core_items[window])) - 1
+    return float(table.core_s[window]) * (longest + others * mean)
 
 
 def decode_step_s(table: StepTable, decodes: float, context: float, longest: float = 0.0) -> float:
@@ -79,7 +79,9 @@ def group_s(table: StepTable, mixed: int, mean_tokens: float) -> float:
 
 def chunk_s(table: StepTable, q: float, kv: float) -> float:
     """Attention of one chunk of a prefill [s]: seconds per pair, bilinear in the logarithms, times the pairs."""
-    x, y = np.log2(max(q, 1.0)), np.log2(max(kv, q, 1.0))
+    knots = table.prefill_kv
+    step = math.log2(knots[1] / knots[0]) if len(knots) > 1 else 1.0
+    x, y = math.log2(max(q, 1.0)) / step, math.log2(max(kv, q, 1.0)) / step
     i = min(int(x), len(table.prefill_q) - 2) if len(table.prefill_q) > 1 else 0
     j = min(int(y), len(table.prefill_kv) - 2)
     u, v = min(x - i, 1.0), min(y - j, 1.0)

@@ -6,7 +6,7 @@ simulation, so that there is one step time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,12 +17,12 @@ from ridgeline.facts import catalog
 from ridgeline.facts.kernel_calibration import GroupedFit, KernelSet
 from ridgeline.facts.serving import Service
 from ridgeline.graph.serving.blocks import step_blocks
-from ridgeline.graph.serving.ops import Block, Core, Experts, Message, Part, Pass, Product
+from ridgeline.graph.serving.ops import Block, Core, Experts, Message, Part, Pass, Product, Where
 from ridgeline.timing.attention import AttentionRates, attention_rates, attention_seconds
 from ridgeline.timing.collectives import collective_seconds
 from ridgeline.timing.dispatch import dispatch_seconds
 from ridgeline.timing.expert_layer import busiest_share, expert_layer_seconds
-from ridgeline.timing.gemm import GemmRates, gemm_rates, gemm_seconds
+from ridgeline.timing.gemm import TILES, GemmRates, gemm_rates, gemm_seconds
 from ridgeline.timing.grouped import active_experts
 from ridgeline.timing.rates import operand, resolve
 from ridgeline.timing.stream import StreamRates, stream_rates, stream_seconds
@@ -32,6 +32,10 @@ FloatArray = NDArray[np.float64]
 
 #: Ending of formats whose weights alone are narrow: products run in a wide format and read the narrow weights.
 WEIGHT_ONLY = "-wo"
+#: Rows of the smallest tile of a product.
+TILE_ROWS = float(TILES[:, 0].min())
+#: Most tokens of a rank that the low-latency kernels of an expert exchange take.
+LOW_LATENCY_TOKENS = 256.0
 #: Shortest prefills share a kernel with others: a lone one this short would leave cores idle.
 TOGETHER_TOKENS = 2048.0
 
@@ -113,7 +117,27 @@ class StepTimes:
         only what each does for itself (False).
         """
         rows = np.asarray(rows, dtype=np.float64)
-        skipped = "decode" if prefill else "prefill"
+        own = self.work_seconds(rows, per, "prefill" if prefill else "decode", group)
+        return self.work_seconds(rows, per, "both", group) + own + self.message_seconds(rows, per, group)
+
+    def message_seconds(self, rows: FloatArray, per: str, group: bool | None = None) -> FloatArray:
+        """The messages of `rows_seconds` [s], which jump where a library changes its algorithm."""
+        rows = np.asarray(rows, dtype=np.float64)
+        counts: dict[Message, float] = {}
+        for counted in self.parts:
+            if not isinstance(counted.part, Message) or counted.part.per != per:
+                continue
+            if group is None or self._together(counted.part) == group:
+                alike = replace(counted.part, name="")
+                counts[alike] = counts.get(alike, 0.0) + counted.count
+        total = np.zeros_like(rows)
+        for part, count in counts.items():
+            total += count * self._message(part, rows)
+        return total
+
+    def work_seconds(self, rows: FloatArray, per: str, where: Where, group: bool | None = None) -> FloatArray:
+        """What `rows_seconds` has beside messages [s]: operators of these steps, smooth between edges of tiles."""
+        rows = np.asarray(rows, dtype=np.float64)
         products: list[tuple[Product, float]] = []
         total = np.zeros_like(rows)
         for counted in self.parts:
@@ -121,17 +145,15 @@ class StepTimes:
             if group is not None and self._together(part) != group:
                 continue
             match part:
-                case Product() if part.per == per and part.where != skipped:
+                case Product() if part.per == per and part.where == where:
                     products.append((part, counted.count))
-                case Pass() if part.per == per and part.where != skipped:
+                case Pass() if part.per == per and part.where == where:
                     passes = self.service.engine.elementwise_passes
                     moved = rows * part.row_bytes * passes
                     total += counted.count * (
                         part.kernels * self.service.engine.pass_launch + moved / self._stream_bytes_per_s
                     )
-                case Message() if part.per == per:
-                    total += counted.count * self._message(part, rows)
-                case Experts() if per == "token":
+                case Experts() if per == "token" and where == "both":
                     total += counted.count * self._experts(part, rows)
         return total + self._products(products, rows)
 
@@ -162,11 +184,14 @@ class StepTimes:
         group = self._tp if part.group == "tp" else self._experts_group
         size = rows * part.row_bytes
         if part.kind == "dispatch" or part.kind == "combine":
-            return dispatch_seconds(
-                rows, part.row_bytes, part.topk, group, service.cluster, service.calibration.links,
-                combine=part.kind == "combine", low_latency=bool(rows.max(initial=0.0) <= 256),
-                experts=part.experts,
+            slow, quick = (
+                dispatch_seconds(
+                    rows, part.row_bytes, part.topk, group, service.cluster, service.calibration.links,
+                    combine=part.kind == "combine", low_latency=low_latency, experts=part.experts,
+                )
+                for low_latency in (False, True)
             )  # fmt: skip
+            return np.where(rows <= LOW_LATENCY_TOKENS, quick, slow)
         engine = service.engine.all_reduce
         return collective_seconds(
             part.kind, size, group, service.cluster, service.calibration.links,
@@ -194,15 +219,21 @@ class StepTimes:
     def _experts(self, part: Experts, rows: FloatArray) -> FloatArray:
         """The busiest rank's experts under random routing."""
         fit, dense = self._grouped[part.format]
-        tokens = rows * part.group_tokens
-        slots = tokens * part.topk
-        held = part.experts / part.ranks
-        share = busiest_share(slots, part.ranks)
-        routed = np.maximum(slots / part.ranks * share, 1.0)
-        active = np.minimum(active_experts(routed, held), held)
+        slots, routed, active = _routed(part, rows)
         return expert_layer_seconds(
-            tokens, routed, active, slots, part.hidden, part.inner, part.arms, fit, dense, self._stream_bytes_per_s
+            rows * part.group_tokens, routed, active, slots, part.hidden, part.inner, part.arms, fit, dense,
+            self._stream_bytes_per_s,
         )  # fmt: skip
+
+    def expert_edges(self, most: int) -> FloatArray:
+        """Tokens, up to ``most``, after which an expert's mean rows fill one tile more: its time jumps there."""
+        rows = np.arange(1.0, most + 1.0)
+        found = [np.zeros(0)]
+        for part in {replace(each.part, name="") for each in self.parts if isinstance(each.part, Experts)}:
+            _, routed, active = _routed(part, rows)
+            tiles = np.ceil((routed / active + self._grouped[part.format][0].padding) / TILE_ROWS)
+            found.append(rows[:-1][np.diff(tiles) > 0.0])
+        return np.concatenate(found)
 
     def kernels(self, *, prefill: bool, attention: bool) -> float:
         """Kernels of a step: of attention alone, or all others."""
@@ -323,6 +354,14 @@ class StepTimes:
                 rates = self._rates_by_kind["latent" if core.kind == "latent" else "attention"]
                 total += count * float(np.ravel(rates.launch)[0])
         return total
+
+
+def _routed(part: Experts, rows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Routed rows of the group, rows of the busiest rank, and its experts that get any, by tokens of a rank."""
+    slots = rows * part.group_tokens * part.topk
+    held = part.experts / part.ranks
+    routed = np.maximum(slots / part.ranks * busiest_share(slots, part.ranks), 1.0)
+    return slots, routed, np.minimum(active_experts(routed, held), held)
 
 
 def computed_pairs(q: FloatArray, kv: FloatArray, reach: float, *, chunked: bool = False) -> FloatArray:

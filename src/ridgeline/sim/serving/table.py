@@ -45,7 +45,7 @@ class StepTable:
         decode_s: ``[W, max_seqs + 1, C]``; row 0 is zero.
         longest_s: ``[W, C]``.
         core_s, core_items: ``[W]`` seconds of a key on one core, and cores that one request keeps busy over all cores.
-        prefill_q, prefill_kv: ``[Q]`` and ``[K]`` powers of two, ascending.
+        prefill_q, prefill_kv: ``[Q]`` and ``[K]`` ascending from 1, evenly apart in log2 and by the same step.
         prefill_s: ``[Q, K]`` seconds per pair.
         prefill_fixed_s: once per step with prefills.
         host_hidden_s, host_s: as above.
