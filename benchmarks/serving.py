@@ -16,10 +16,14 @@ import json
 import time
 
 import numpy as np
+from machine import Figure, show
 
 from ridgeline.facts.requests import Requests
 from ridgeline.sim.serving.simulate import simulate
 from ridgeline.sim.serving.table import StepTable
+
+#: Requests per second of one replica on one core, without and with a prefix cache.
+TARGET_PLAIN, TARGET_CACHED = 100_000, 40_000
 
 
 def h100_8b() -> StepTable:
@@ -95,16 +99,17 @@ def at_load(requests: Requests, table: StepTable, load: float) -> Requests:
         output_tokens=requests.output_tokens[:n],
         block_starts=None if requests.block_starts is None else requests.block_starts[: n + 1],
     )
-    rate = load * n / simulate(head, table).end_s
+    per_s = load * n / simulate(head, table).end_s
     if requests.arrival_s.any():
         return dataclasses.replace(
-            requests, arrival_s=requests.arrival_s * (len(requests) / rate / requests.arrival_s[-1])
+            requests, arrival_s=requests.arrival_s * (len(requests) / per_s / requests.arrival_s[-1])
         )
-    gaps = np.random.default_rng(1).exponential(1 / rate, len(requests))
+    gaps = np.random.default_rng(1).exponential(1 / per_s, len(requests))
     return dataclasses.replace(requests, arrival_s=np.cumsum(gaps))
 
 
-def report(name: str, requests: Requests, table: StepTable, repeats: int) -> None:
+def rate(name: str, requests: Requests, table: StepTable, target: float, repeats: int) -> list[Figure]:
+    """Requests and iterations per second of one simulation, the best of ``repeats``."""
     best = np.inf
     for _ in range(repeats):
         start = time.perf_counter()
@@ -112,34 +117,50 @@ def report(name: str, requests: Requests, table: StepTable, repeats: int) -> Non
         best = min(best, time.perf_counter() - start)
     n = len(requests)
     batch = outcome.batch_steps @ np.arange(outcome.batch_steps.size) / outcome.steps
-    print(
-        f"{name:28s} {n:9,d} requests {n / best:11,.0f} requests/s {outcome.steps / best:12,.0f} iterations/s   "
-        f"mean batch {batch:5.1f}, cached {outcome.cached_tokens.sum() / requests.input_tokens.sum():4.0%}, "
-        f"preempted {int(outcome.preemptions.sum()):,d}, busy {outcome.busy_s / outcome.end_s:.0%}"
-    )
+    cached = outcome.cached_tokens.sum() / requests.input_tokens.sum()
+    return [
+        Figure(
+            f"serving simulation, {name}",
+            f"{n / best:,.0f} requests/s",
+            f"over {target:,.0f}/s",
+            n / best >= target,
+        ),
+        Figure("  iterations", f"{outcome.steps / best:,.0f}/s"),
+        Figure(
+            "  requests; mean batch; prompt tokens found in the cache; time busy",
+            f"{n:,}; {batch:.0f}; {cached:.0%}; {outcome.busy_s / outcome.end_s:.0%}".replace("%", " %"),
+        ),
+    ]
+
+
+def figures(
+    azure_file: str | None = None,
+    mooncake_file: str | None = None,
+    num_requests: int = 200_000,
+    load: float = 0.8,
+    repeats: int = 3,
+) -> list[Figure]:
+    """One replica without a prefix cache; with one where a Mooncake trace is given."""
+    table = h100_8b()
+    simulate(azure(azure_file, 10), table)  # compiled code is kept on disk
+    lengths = "Azure conversation lengths" if azure_file else "log-normal lengths"
+    found = rate(lengths, at_load(azure(azure_file, num_requests), table, load), table, TARGET_PLAIN, repeats)
+    if mooncake_file:
+        requests = at_load(mooncake(mooncake_file, 5), table, load)
+        found += rate("Mooncake trace, prefix cache", requests, table, TARGET_CACHED, repeats)
+    return found
 
 
 def main() -> None:
+    """Read the command line and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--azure", help="AzureLLMInferenceTrace_conv.csv")
     parser.add_argument("--mooncake", help="mooncake_conversation.jsonl.gz")
     parser.add_argument("--requests", type=int, default=200_000)
     parser.add_argument("--load", type=float, default=0.8)
     parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    table = h100_8b()
-    start = time.perf_counter()
-    simulate(azure(options.azure, 10), table)
-    print(f"first call {time.perf_counter() - start:.1f} s (compiled code is kept on disk)")
-    report(
-        "Azure conversation",
-        at_load(azure(options.azure, options.requests), table, options.load),
-        table,
-        options.repeats,
-    )
-    if options.mooncake:
-        requests = mooncake(options.mooncake, 5)
-        report("Mooncake, prefix cache", at_load(requests, table, options.load), table, options.repeats)
+    given = parser.parse_args()
+    show(figures(given.azure, given.mooncake, given.requests, given.load, given.repeats))
 
 
 if __name__ == "__main__":

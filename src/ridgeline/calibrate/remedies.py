@@ -5,6 +5,9 @@ The table is `facts/data/remedies.yaml`, reviewed by hand: a remedy that was dro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import yaml
 
 from ridgeline.calibrate.markdown import table
@@ -31,22 +34,27 @@ class Miss(Spec):
     remedies: tuple[Remedy, ...]
 
 
-def misses() -> tuple[Miss, ...]:
+def misses(file: Path = FILE) -> tuple[Miss, ...]:
     """The table, as reviewed."""
-    return tuple(Miss.model_validate(one) for one in yaml.safe_load(FILE.read_text(encoding="utf-8")))
+    return tuple(Miss.model_validate(one) for one in yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+def remedy_table(found: Sequence[Miss]) -> str:
+    """Misses and their remedies as a Markdown table."""
+    rows = [
+        [miss.what if first else "", remedy.change, remedy.figures, "kept" if remedy.kept else "dropped"]
+        for miss in found
+        for first, remedy in zip((True, *(False for _ in miss.remedies)), miss.remedies, strict=False)
+    ]
+    return table(["miss", "remedy", "figures", ""], rows)
 
 
 def remedies() -> str:
     """The section of the accuracy page about misses that stay."""
-    rows = [
-        [miss.what if first else "", remedy.change, remedy.figures, "kept" if remedy.kept else "dropped"]
-        for miss in misses()
-        for first, remedy in zip((True, *(False for _ in miss.remedies)), miss.remedies, strict=False)
-    ]
     return f"""## What was tried against the misses that stay
 
 A remedy is kept where it has a cause and a source and does not worsen the fit share; figures are median errors before
 and after that remedy alone unless said otherwise, at the time it was tried. Test rows show an effect here; no number
 was fitted to them.
 
-{table(["miss", "remedy", "figures", ""], rows)}"""
+{remedy_table(misses())}"""
