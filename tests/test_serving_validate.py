@@ -154,7 +154,7 @@ def test_settings_of_a_run_are_those_of_its_script() -> None:
     assert run_settings(one, b200) == RunSettings(poll_steps=10, kv="fp8", max_batched_tokens=16384)
     assert run_settings(replace(one, concurrency=16.0), b200).poll_steps == 30
     assert run_settings(one, h200) == RunSettings()  # an older chip, another script
-    assert run_settings(one, mi300x) == RunSettings(poll_steps=4, max_batched_tokens=65536)
+    assert run_settings(one, mi300x) == RunSettings(max_batched_tokens=65536)
     assert run_settings(replace(one, engine="trtllm"), h200) == RunSettings(
         balance_steps=60, kv="fp8", max_batched_tokens=8192
     )
