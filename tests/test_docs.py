@@ -139,3 +139,19 @@ def test_field_reference_says_type_unit_and_meaning() -> None:
     assert "| `tdp` | quantity such as `700 W`" in generated
     assert "| `memory` | [Memory](#memory) | required |" in generated
     assert "| `vpp` | `int` | `1` | model chunks per pipeline stage |" in generated
+
+
+def test_front_page_shows_what_its_first_command_prints() -> None:
+    generator = hook("gen_examples")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = next(generator.BLOCK.finditer(text))
+    command = generator.COMMAND.findall(text[: shown.start()])[-1]
+    printed = generator.output(command, generator.parts(shown["spec"].lstrip(";")), None)
+    clock = re.compile(r"in memory, [\d.]+ s")  # of the search, which another machine does in another time
+    assert clock.sub("", shown["text"].rstrip()) == clock.sub("", printed), "python docs/gen_examples.py"
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/guides/serving.md"])
+def test_every_output_on_a_page_comes_from_its_command(path: str) -> None:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    assert len(blocks(text, "text")) == len(hook("gen_examples").BLOCK.findall(text)) > 0
