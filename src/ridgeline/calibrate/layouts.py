@@ -107,7 +107,11 @@ def _micro_batches(case: Case) -> list[int]:
 
 
 def _chunks(case: Case, stack: Stack, num_layers: int, micro_batch: int) -> list[int]:
-    """Model chunks per stage. Unknown ones: chunks of two layers, as most recipes have, then plain 1F1B."""
+    """Model chunks per stage. Unknown ones: chunks of two layers, as most recipes have, then plain 1F1B.
+
+    Layers that do not divide count with the embedding and the head as one layer each where that evens them out, as
+    for Llama-3.1-405B (arXiv:2407.21783 section 3.3.2: one layer less on the first and on the last stage).
+    """
     if case.pp == 1:
         return [1]
     if case.vpp is not None:
@@ -118,6 +122,8 @@ def _chunks(case: Case, stack: Stack, num_layers: int, micro_batch: int) -> list
     if stack.framework != "megatron" and not interleaved:
         return [1]
     num_micro = case.batch // (case.data_parallel * micro_batch)
+    if num_layers % case.pp and (num_layers + 2) % case.pp == 0:
+        num_layers += 2
     per_stage = num_layers // case.pp
     if num_micro % case.pp or per_stage < 2:
         return [1]

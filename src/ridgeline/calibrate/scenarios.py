@@ -14,7 +14,11 @@ from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.scenario import Scenario
 from ridgeline.facts.workload import TrainingJob
 
-__all__ = ["NotPredictable", "open_fields", "scenario_of", "scenarios_of"]
+__all__ = ["LEEWAY", "NotPredictable", "open_fields", "scenario_of", "scenarios_of"]
+
+#: A run that was measured did fit in memory. A candidate for it may be judged over the capacity by as much as the
+#: memory model errs in the median of measured peaks.
+LEEWAY = 1.02
 
 # (chip, network as a regular expression, cluster): networks that the chip's default cluster does not have.
 _CLUSTERS = (

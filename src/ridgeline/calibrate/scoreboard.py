@@ -17,7 +17,7 @@ import numpy as np
 from ridgeline.calibrate import checks, reporting
 from ridgeline.calibrate.cases import Case
 from ridgeline.calibrate.nulls import ConstantMfu, NearestNeighbours
-from ridgeline.calibrate.scenarios import NotPredictable, scenarios_of
+from ridgeline.calibrate.scenarios import LEEWAY, NotPredictable, scenarios_of
 from ridgeline.calibrate.scores import Score, by, finite, score
 from ridgeline.facts.plan import Plan
 from ridgeline.facts.scenario import Scenario
@@ -311,7 +311,7 @@ def predict_case(case: Case, predict: Predict) -> Found:
             first_error = first_error or error
     if not predictions:
         raise first_error or NotPredictable("no plausible plan")
-    fitting = [one for one in predictions if one.fits]
+    fitting = [one for one in predictions if one.peak_memory_bytes <= LEEWAY * one.memory_capacity_bytes]
     if not fitting:  # the run did fit: the candidate that needs least memory is the nearest to it
         fitting = [min(predictions, key=lambda one: one.peak_memory_bytes)]
     best = min(fitting, key=lambda one: one.step_time_s)

@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 
 from ridgeline.calibrate.cases import Case
-from ridgeline.calibrate.scenarios import NotPredictable, scenarios_of
+from ridgeline.calibrate.scenarios import LEEWAY, NotPredictable, scenarios_of
 from ridgeline.facts import catalog
 from ridgeline.facts.architecture import Moe
 from ridgeline.facts.calibration import Calibration
@@ -138,7 +138,7 @@ def chosen(scenarios: Sequence[Scenario]) -> Scenario:
         result = step(scenario, PlanGrid.of([scenario.plan]))
         peak = float(np.max(sum(result.memory[kind] for kind in KINDS)))
         outcomes.append((float(result.total_s[0]), peak, scenario))
-    fitting = [one for one in outcomes if one[1] <= one[2].chip.memory.capacity]
+    fitting = [one for one in outcomes if one[1] <= LEEWAY * one[2].chip.memory.capacity]
     if fitting:
         return min(fitting, key=lambda one: one[0])[2]
     return min(outcomes, key=lambda one: one[1])[2]

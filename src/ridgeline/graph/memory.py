@@ -110,6 +110,10 @@ def _states(run: _Run, copies: float) -> tuple[FloatArray, FloatArray, FloatArra
         weights = d * dense_bytes + e * expert_bytes
     sharded = td / ds + te / es
     gradients = (sharded if plan.zero >= 2 else td + te) * grad_bytes
+    if plan.zero == 2:  # gradients of a chunk are summed over a row of micro-batches before they are sharded
+        gradients = (
+            gradients + np.where(np.asarray(plan.vpp) > 1, (td + te) / np.asarray(plan.vpp), 0.0) * grad_bytes
+        )
     if plan.zero == 3:
         gradients = gradients + np.where(np.asarray(plan.pp) > 1, (td + te) * grad_bytes, 0.0)
     optimizer = (sharded if plan.zero >= 1 else td + te) * state_bytes

@@ -153,7 +153,11 @@ def data_parallel(
 def _by_step(
     traffic: _Traffic, switch: dict[str, bool], layers: FloatArray, backward_s: FloatArray
 ) -> DataParallel:
-    """ZeRO 0 to 2: gradients are reduced and parameters gathered whole; ZeRO 2 reduces at every micro-batch."""
+    """ZeRO 0 to 2: gradients are reduced and parameters gathered whole; ZeRO 2 reduces at every micro-batch.
+
+    An interleaved pipeline runs as many micro-batches of one chunk in a row as it has stages; ZeRO 2 then sums their
+    gradients and reduces once (arXiv:2407.21783 section 3.3.4: accumulation over several micro-batches).
+    """
     grid, params, recipe = traffic.grid, traffic.params, traffic.scenario.recipe
     zeros = np.zeros_like(params.dense)
     dense, expert = params.dense * params.trained, params.expert * params.trained_expert
@@ -168,7 +172,12 @@ def _by_step(
     sent = ((size + experts + gathered + gathered_experts) * traffic.sent_share).max(axis=0)
     if grid.zero < 2:
         return DataParallel(reduce, gather, zeros, zeros, layers, sent, traffic.outside)
-    # sharded gradients cannot wait for the other micro-batches: each one is reduced as it comes
+    # sharded gradients cannot wait for the other micro-batches: each one is reduced as it comes, or each row of them
+    m = np.maximum(
+        np.asarray(traffic.scenario.job.batch / (grid.dp * grid.micro_batch), dtype=np.float64), 1.0
+    )
+    row = np.where(grid.vpp > 1, np.minimum(np.asarray(grid.pp, dtype=np.float64), m), 1.0)
+    reduce, sent = reduce / row, sent + ((size + experts) * traffic.sent_share).max(axis=0) * (m / row - 1.0)
     if switch["overlap_grad"]:
         reduce = exposed_under(reduce, _overlapped(backward_s, layers), traffic.scenario.stack.contention)
     return DataParallel(zeros, gather, zeros, reduce, layers, sent, traffic.outside)
