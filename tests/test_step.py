@@ -318,6 +318,20 @@ def test_sharded_gradients_are_reduced_at_every_micro_batch() -> None:
     assert each.step_time_s > once.step_time_s
 
 
+def test_an_interleaved_pipeline_reduces_sharded_gradients_once_per_row_of_micro_batches() -> None:
+    def exposed(zero: int, vpp: int) -> float:
+        case = scenario(zero=zero, vpp=vpp, schedule="interleaved" if vpp > 1 else "1f1b")
+        return next(rung.seconds for rung in train(case).ladder if rung.cause == "data parallel, exposed")
+
+    each, rows = exposed(2, 1), exposed(2, 5)  # 32 micro-batches; rows of 4
+    assert rows < 0.5 * each
+    assert rows > exposed(1, 5)
+    held = {
+        zero: train(scenario(zero=zero, vpp=5, schedule="interleaved")).peak_memory_bytes for zero in (1, 2)
+    }
+    assert held[2] < held[1]
+
+
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "zb-h1", "zb-h2", "zb-v", "dualpipe"])
 def test_every_schedule_predicts(schedule: str) -> None:
     prediction = train(scenario(schedule=schedule))
