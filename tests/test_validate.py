@@ -369,6 +369,16 @@ def test_line_recovers_slope_and_intercept() -> None:
     assert found.residual < 1e-9
 
 
+def test_standard_errors_of_a_line_are_the_scatter_of_noisy_ones() -> None:
+    x = np.array([24.0, 56.0, 288.0])
+    exact = 0.19 * x + 0.47
+    noisy = exact * (1.0 + scores.NOISE * np.random.default_rng(3).standard_normal((4000, 3)))
+    found = [scores.line(x, times) for times in noisy]
+    expected = scores.line(x, exact)
+    assert np.std([one.slope for one in found]) == pytest.approx(expected.slope_error, rel=0.05)
+    assert np.std([one.intercept for one in found]) == pytest.approx(expected.intercept_error, rel=0.05)
+
+
 # The scoreboard, with a predictor that is wrong in a known way
 
 

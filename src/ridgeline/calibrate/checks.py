@@ -79,6 +79,7 @@ class Law:
                 name: {"a": one.slope, "c": one.intercept, "residual": one.residual}
                 for name, one in lines.items()
             },
+            "standard_error": {"a": self.measured.slope_error, "c": self.measured.intercept_error},
         }
 
 

@@ -20,7 +20,7 @@ from ridgeline.calibrate.published import PublishedRun
 from ridgeline.calibrate.reasons import reason
 from ridgeline.calibrate.remedies import remedies
 from ridgeline.calibrate.scoreboard import Part, Row, Scoreboard
-from ridgeline.calibrate.scores import by
+from ridgeline.calibrate.scores import NOISE, by
 from ridgeline.calibrate.whole_step import CHIP_KNOBS, LEAST_ROWS, STACK_KNOBS, Knob
 from ridgeline.facts import catalog
 
@@ -249,9 +249,9 @@ def _laws(board: Scoreboard) -> str:
         [
             law.family,
             str(law.runs),
-            f"{1e3 * law.measured.slope:.1f}",
+            f"{1e3 * law.measured.slope:.1f} ± {1e3 * law.measured.slope_error:.1f}",
             f"{1e3 * law.predicted.slope:.1f}",
-            f"{law.measured.intercept:.2f}",
+            f"{law.measured.intercept:.2f} ± {law.measured.intercept_error:.2f}",
             f"{law.predicted.intercept:.2f}",
         ]
         for law in found
@@ -261,7 +261,8 @@ def _laws(board: Scoreboard) -> str:
 
 Steps of pipelined runs that differ only in size follow `T = a (m + (pp - 1) / vpp) + c` over the number of
 micro-batches m: a is the time of one micro-batch, c what no pipelining hides. A right T can hide two wrong parts, so
-both are shown, for every family whose measurements keep the law within {percent(LAW_RESIDUAL)}.
+both are shown, for every family whose measurements keep the law within {percent(LAW_RESIDUAL)}. Behind ± stands
+the standard error of the measured line if each run scatters by {percent(NOISE)}, as submitters of one configuration do.
 
 {table(headers, rows)}"""
 

@@ -122,7 +122,9 @@ def _laws(board: Scoreboard) -> list[str]:
     for law in found:
         measured, predicted = law.measured, law.predicted
         slopes = f"a {1e3 * measured.slope:.1f} and {1e3 * predicted.slope:.1f} ms"
-        intercepts = f"c {measured.intercept:.2f} and {predicted.intercept:.2f} s"
+        intercepts = (
+            f"c {measured.intercept:.2f} ± {measured.intercept_error:.2f} and {predicted.intercept:.2f} s"
+        )
         lines.append(f"  {law.family}: {law.runs} runs, {slopes}, {intercepts}")
     return lines
 
