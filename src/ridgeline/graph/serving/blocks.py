@@ -200,11 +200,13 @@ class _Division:
             Pass("scan", 2.0 * state / 256.0 + 16.0 * convolved, where="prefill", kernels=5.0),
         ]
         if mixer.dt_rank is not None:
-            rank = float(mixer.dt_rank)
-            parts += [
-                Product("x proj", rank + 2 * mixer.state, inner, WIDE),
-                Product("dt proj", inner, rank, WIDE),
-            ]
+            # Step size, B and C come from all channels, which the ranks share: one more sum, of these few columns
+            # (vllm/model_executor/layers/mamba/mamba_mixer.py: x_proj is row parallel).
+            few = float(mixer.dt_rank) + 2 * mixer.state
+            parts.append(Product("x proj", few, inner, WIDE))
+            if self.tp > 1:
+                parts.append(Message("x proj sum", "all_reduce", 2.0 * few, "tp"))
+            parts.append(Product("dt proj", inner, float(mixer.dt_rank), WIDE))
         return [*parts, Product("out proj", self.h, inner, form)]
 
     # Feed-forward
