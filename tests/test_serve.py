@@ -15,7 +15,7 @@ import pytest
 
 import ridgeline as rl
 from ridgeline.cli.main import main
-from ridgeline.explore import serving_check, serving_pools
+from ridgeline.explore import serving_check, serving_effects, serving_pools
 from ridgeline.explore.serving_check import Pool
 from ridgeline.explore.serving_plan import Load, ServingPlan, Target
 from ridgeline.explore.serving_search import NothingFits, ServingSearch, front, search, table_of
@@ -23,8 +23,10 @@ from ridgeline.explore.serving_space import ServingSpace, engines_of, formats, l
 from ridgeline.facts import catalog
 from ridgeline.facts.chip import Chip
 from ridgeline.facts.requests import Requests
+from ridgeline.facts.services import service
 from ridgeline.facts.serving import Layout, Precision
 from ridgeline.insight import serving_ladder
+from ridgeline.insight.serving_sensitivity import Served, what_ifs
 from ridgeline.sim.serving.outcome import ITL_EDGES_S, Outcome
 from ridgeline.sim.serving.steady import closed_loop
 
@@ -228,6 +230,39 @@ def test_speculation_is_searched_on_request_only() -> None:
     assert min(p.tpot_s for p in drafted.plans) < min(p.tpot_s for p in plain.plans)
 
 
+# What would help
+
+
+def test_what_would_help_is_a_full_evaluation_of_each_change(dense: ServingSearch) -> None:
+    plan = next(plan for plan in dense.plans if not plan.disaggregated and plan.users == 16 * plan.replicas)
+    effects = {item.name: item for item in serving_effects.effects(plan, LOAD, Target())}
+    chip = plan.service.chip
+    memory = chip.memory.model_copy(update={"bandwidth": 1.1 * chip.memory.bandwidth})
+    faster = plan.service.replace(chip=chip.model_copy(update={"memory": memory}))
+    steady = closed_loop(table_of(faster, LOAD), LOAD.isl, LOAD.osl, 16.0)
+    found = effects["memory bandwidth +10 %"]
+    assert found.tpot == pytest.approx(steady.tpot_s / plan.tpot_s - 1.0, abs=1e-12)
+    assert found.chip == pytest.approx(plan.steady.output_tokens_per_s / steady.output_tokens_per_s - 1.0)
+    assert found.chip < 0.0
+    more = effects["users x 2"]
+    assert more.chip < 0.0 < more.tpot
+    assert list(effects) == sorted(effects, key=lambda name: (effects[name].chip, effects[name].tpot))
+    assert ("scale-up bandwidth x 2" in effects) == (plan.service.layout.chips > 1)
+
+
+def test_what_would_help_pools_and_models_with_prediction_layers(dense: ServingSearch) -> None:
+    pools = next(plan for plan in dense.plans if plan.disaggregated)
+    effects = {item.name: item for item in serving_effects.effects(pools, LOAD, Target(tpot_s=pools.tpot_s))}
+    assert effects["matrix peak +10 %"].chip < 0.0
+    assert effects["matrix peak +10 %"].ttft < 0.0
+    if "users x 2" in effects and effects["users x 2"].tpot > 0.0:
+        assert "misses the target of TPOT" in effects["users x 2"].note
+    one = service("deepseek-v3", "h200-sxm", Layout(tp=8, ep=8), Precision(linear="fp8-block"), "sglang-2026")
+    names = {name: note for name, _, note in what_ifs(Served(one, 16.0))}
+    assert names["1 draft by prediction layers"] == "accepted with chance 0.85 (assumption)"
+    assert "KV cache in fp8" in names
+
+
 # Check by simulation: a stand-in with a known answer, so that nothing is compiled here
 
 
@@ -379,6 +414,7 @@ def test_command_prints_plans_ladder_and_labels(run: Run) -> None:
         "Llama 3.1 8B on 2 x H100",
         "tok/s/chip",
         "= time between tokens",
+        "What would help most",
         "labels",
         "note:",
         "80 %:",

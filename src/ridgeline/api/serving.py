@@ -11,17 +11,16 @@ from typing import Any
 from ridgeline.api.errors import InputError
 from ridgeline.api.serving_request import DEGREES, ServingRequest, serving_request
 from ridgeline.api.serving_result import ServingResult
+from ridgeline.api.serving_simulation import simulated
 from ridgeline.api.serving_words import plan_words, time_words
 from ridgeline.explore import serving_check
-from ridgeline.explore.serving_check import Check, Pool
+from ridgeline.explore.serving_check import Check
 from ridgeline.explore.serving_plan import SPREAD, Load
 from ridgeline.explore.serving_search import NothingFits, ServingSearch, lacking_bytes, search
 from ridgeline.explore.serving_space import ServingSpace
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.chip import Cluster
-from ridgeline.facts.requests import Requests
 from ridgeline.graph.serving.memory import memory
-from ridgeline.sim.serving.outcome import Outcome
 
 #: Chips that are tried when nothing fits, to say what would.
 _TRIED = tuple(2**i for i in range(11))
@@ -85,24 +84,6 @@ def answer(
     notes = (*asked.notes, *_remarks(asked, checked, tried))
     most = serving_check.largest_rate(checked.plan, asked.load, asked.target, simulated, progress=progress)
     return ServingResult(asked, found, checked.plan, checked, most, seconds, notes, command)
-
-
-def simulated(requests: Requests, pool: Pool) -> Outcome:
-    """The requests through one engine, or through replicas behind a router that sends to the least loaded."""
-    if len(pool.replicas) == 1 and not pool.prefill:
-        from ridgeline.sim.serving.simulate import simulate  # Numba: only where a simulation runs
-
-        return simulate(requests, pool.replicas[0])
-    from ridgeline.sim.serving.drive import simulate_fleet
-    from ridgeline.sim.serving.fleet import Fleet, Transfer
-
-    fleet = Fleet(
-        replicas=pool.replicas,
-        prefill=pool.prefill,
-        router="least_loaded",
-        transfer=Transfer(bytes_per_s=pool.transfer_bytes_per_s),
-    )
-    return simulate_fleet(requests, fleet)
 
 
 def _searched(asked: ServingRequest, progress: Callable[[int], None] | None) -> ServingSearch:

@@ -17,13 +17,13 @@ from ridgeline.api.errors import InputError
 from ridgeline.api.models import model as find_model
 from ridgeline.api.request import Machine, cluster, whole
 from ridgeline.explore.serving_plan import Load, Target
-from ridgeline.explore.serving_space import ACCEPTANCE, ServingSpace, layouts, wrong
+from ridgeline.explore.serving_space import ServingSpace, layouts, wrong
 from ridgeline.facts import catalog
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.engine import Engine
 from ridgeline.facts.request_files import RequestFile, read_requests
-from ridgeline.facts.serving import Layout, Precision
+from ridgeline.facts.serving import ACCEPTANCE, Layout, Precision
 from ridgeline.timing.rates import OPERANDS
 
 DEGREES = ("tp", "pp", "ep", "dp", "cp")

@@ -10,8 +10,9 @@ from ridgeline.explore.serving_check import Check
 from ridgeline.explore.serving_plan import Load, ServingPlan, Target
 from ridgeline.facts.serving import Service
 from ridgeline.insight.serving_ladder import binds
+from ridgeline.insight.serving_sensitivity import ServingSensitivity
 from ridgeline.metrics import Rung
-from ridgeline.report.numerals import percent, significant
+from ridgeline.report.numerals import percent, signed_percent, significant
 from ridgeline.report.sheet import Sheet
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 SHOWN_FRONT = 8
 _BAR = 24
+_SMALL = 0.005  # gains below are not worth a line
 
 
 def time_words(seconds: float) -> str:
@@ -128,6 +130,20 @@ def ladder_lines(rungs: Sequence[Rung], bounds: tuple[float, float]) -> list[str
     return lines
 
 
+def effect_lines(effects: Sequence[ServingSensitivity]) -> list[str]:
+    """What shortens the chip time of a token or the time between tokens; changes with a catch come last."""
+    gains = [item for item in effects if min(item.chip, item.tpot) <= -_SMALL]
+    if not gains:
+        return ["  nothing that we tried gains 0.5 %"]
+    gains.sort(key=lambda item: bool(item.note))
+    rows = [
+        ("", item.name, signed_percent(item.chip), signed_percent(item.tpot), signed_percent(item.ttft), item.note)
+        for item in gains
+    ]  # fmt: skip
+    sheet = Sheet(("", "", "chip time", "TPOT", "TTFT", ""), tuple(rows), "llrrrl")
+    return sheet.text().splitlines()
+
+
 def check_lines(found: Check, target: Target, load: Load, rate: float | None) -> list[str]:
     """What the simulation says of the chosen plan."""
     rank = f"P{found.percentile:g}"
@@ -190,6 +206,7 @@ def serving_text(result: ServingResult, top: int) -> str:
     title = f"Where the time between tokens goes (plan 1); most of it is {rung.cause} ({share})"
     parts += [
         "\n".join([title, *ladder_lines(result.ladder, result.tpot_range_s)]),
+        "\n".join(["What would help most (chip time of a token)", *effect_lines(result.sensitivities)]),
         label_line(result.labels),
     ]
     parts.append("\n".join(f"note: {note}" for note in dict.fromkeys(result.all_notes)))

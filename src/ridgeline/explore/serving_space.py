@@ -29,9 +29,6 @@ from ridgeline.facts.serving import Layout, Limits, Precision, Service, Speculat
 FRAMEWORKS = ("vllm", "sglang", "trtllm")
 #: Tokens of one step and attention rank that are tried beside the engine's own default.
 CHUNKS = (2048, 8192, 16384)
-#: Chance that the first, second and third draft of multi-token prediction is accepted: an assumption. DeepSeek
-#: reports 0.85 to 0.9 for the first (arXiv:2412.19437, section 5.4.3); later ones are guessed to fall.
-ACCEPTANCE = (0.85, 0.7, 0.6)
 #: Families whose 8-bit checkpoints carry scales of blocks of 128 x 128 weights.
 BLOCKED = ("deepseek", "kimi", "glm", "minimax", "qwen3", "qwen3-next")
 #: Families that were trained in 8 bits: nobody serves the widened copy.
@@ -82,7 +79,7 @@ class ServingSpace:
     def limits(self, base: Service, prompt: int) -> Limits:
         """Limits that are fixed; an engine that prefills whole prompts gets steps that hold the longest."""
         chunk = self.fixed.get("chunk")
-        if chunk is None and not _holds(base, base.max_batched_tokens, prompt):
+        if chunk is None and not holds(base, base.max_batched_tokens, prompt):
             chunk = 2 ** math.ceil(math.log2(prompt))
         return Limits(max_seqs=self.fixed.get("max_seqs"), max_batched_tokens=chunk)
 
@@ -92,7 +89,7 @@ class ServingSpace:
         ``prompt``: tokens of the longest prompt.
         """
         architecture, limits = base.architecture, self.limits(base, prompt)
-        if not _holds(base, limits.max_batched_tokens or base.max_batched_tokens, prompt):
+        if not holds(base, limits.max_batched_tokens or base.max_batched_tokens, prompt):
             return
         for precision in self.precisions(base):
             for layout in layouts(architecture, precision, base.cluster, chips, self.fixed):
@@ -109,7 +106,7 @@ class ServingSpace:
         chunks = [one.limits.max_batched_tokens]
         if "chunk" not in self.fixed:
             chunks += [
-                chunk for chunk in CHUNKS if chunk != one.max_batched_tokens and _holds(one, chunk, prompt)
+                chunk for chunk in CHUNKS if chunk != one.max_batched_tokens and holds(one, chunk, prompt)
             ]
         for precision in caches:
             for chunk in chunks:
@@ -130,7 +127,7 @@ def engines_of(chip: Chip) -> list[Engine]:
     return found
 
 
-def _holds(one: Service, chunk: int, prompt: int) -> bool:
+def holds(one: Service, chunk: int, prompt: int) -> bool:
     """Whether an engine with steps of ``chunk`` tokens takes prompts that long: all do that prefill in chunks."""
     return one.engine.schedule != "whole" or chunk >= prompt
 
