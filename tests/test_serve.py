@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -24,11 +25,13 @@ from ridgeline.facts import catalog
 from ridgeline.facts.chip import Chip
 from ridgeline.facts.requests import Requests
 from ridgeline.facts.services import service
-from ridgeline.facts.serving import Layout, Precision
+from ridgeline.facts.serving import Layout, Precision, Speculation
 from ridgeline.insight import serving_ladder
 from ridgeline.insight.serving_sensitivity import Served, what_ifs
+from ridgeline.sim.serving.build import drafts_fit, step_table, with_drafts
 from ridgeline.sim.serving.outcome import ITL_EDGES_S, Outcome
-from ridgeline.sim.serving.steady import closed_loop
+from ridgeline.sim.serving.steady import closed_loop, decode_step_s, prefill_s
+from ridgeline.sim.serving.table import StepTable
 
 Run = Callable[..., tuple[int, str, str]]
 LOAD = Load(isl=1024, osl=256)
@@ -220,14 +223,69 @@ def test_ladder_sums_to_the_time_between_tokens(which: str, request: pytest.Fixt
         assert all(rung.seconds > -1e-3 * plan.tpot_s for rung in rungs)
 
 
-def test_speculation_is_searched_on_request_only() -> None:
+def fields_of(table: StepTable) -> dict[str, object]:
+    return {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
+
+
+def test_drafts_of_every_depth_are_searched_where_a_model_has_prediction_layers() -> None:
     fixed = {"tp": 8, "pp": 1, "dp": 1, "ep": 8, "kv": "bf16", "chunk": 8192}
     plain = found("deepseek-v3", "h200-sxm", 8, space=ServingSpace(engines=("sglang-2026",), fixed=fixed))
     assert {plan.service.speculation.method for plan in plain.plans} == {"none"}
     space = ServingSpace(engines=("sglang-2026",), fixed=fixed, acceptance=(0.8, 0.6))
     drafted = found("deepseek-v3", "h200-sxm", 8, space=space)
     assert {plan.service.speculation.drafts for plan in drafted.plans} == {0, 1, 2}
+    plain_table = step_table(plain.plans[0].service, 2048)
+    two = plain.plans[0].service.replace(speculation=Speculation(method="mtp", acceptance=(0.8, 0.6)))
+    assert drafts_fit(plain_table, two)
+    for name, value in fields_of(step_table(two, 2048)).items():
+        np.testing.assert_array_equal(value, getattr(with_drafts(plain_table, two), name), err_msg=name)
     assert min(p.tpot_s for p in drafted.plans) < min(p.tpot_s for p in plain.plans)
+
+
+# Engines and chips, prompts over ranks
+
+
+@pytest.mark.parametrize(
+    ("chip", "engines"),
+    [
+        ("h100-sxm", ["vllm-2026", "sglang-2026", "trtllm-2026"]),
+        ("a10", ["vllm-2026", "sglang-2026", "trtllm-2026"]),
+        ("v100-32gb-sxm", ["vllm-2026"]),
+        ("mi300x", ["vllm-2026", "sglang-rocm-2026"]),
+        ("mi250x", ["vllm-2026"]),
+        ("tpu-v5e", ["vllm-2026"]),
+        ("gaudi3", ["vllm-2026"]),
+    ],
+)
+def test_engines_are_offered_on_chips_they_support(chip: str, engines: list[str]) -> None:
+    assert [engine.name for engine in engines_of(catalog.chip(chip))] == engines
+
+
+def test_ranks_that_share_a_prompt_make_it_faster_and_its_decodes_not() -> None:
+    one = service("llama-3.1-70b", "h100-sxm", Layout(tp=2), Precision(linear="fp8", kv="fp8"), "vllm-2026")
+    alone = step_table(one, 65536)
+    took, _ = prefill_s(alone, 32768, 0.0, 32768, 1.0)
+    for cp in (2, 4):
+        shared = step_table(one.replace(layout=Layout(tp=2, cp=cp)), 65536)
+        with_cp, _ = prefill_s(shared, 32768, 0.0, 32768, 1.0)
+        assert took / cp < with_cp < 1.4 * took / cp  # keys and values are gathered, kernels are smaller
+        assert decode_step_s(shared, 8.0, 32768) == decode_step_s(alone, 8.0, 32768)
+
+
+def test_prefill_engines_of_long_prompts_may_share_them() -> None:
+    load = Load(isl=32768, osl=64)
+    fixed = {"precision": "fp8", "kv": "fp8", "chunk": 16384, "tp": 2}
+    space = ServingSpace(engines=("vllm-2026",), fixed=fixed)
+    long = found("llama-3.1-70b", chips=16, load=load, target=Target(ttft_s=3.0), space=space)
+    ways = {plan.prefill.layout.cp for plan in long.plans if plan.prefill}
+    assert ways & {2, 4, 8}
+    assert all(plan.service.layout.cp == 1 for plan in long.plans)
+    quick = min((plan for plan in long.plans if plan.prefill), key=lambda plan: plan.ttft_s)
+    assert quick.prefill is not None
+    assert quick.prefill.layout.cp > 1
+    short = found("llama-3.1-70b", chips=8, target=Target(ttft_s=3.0), space=space)
+    assert all(plan.prefill is None or plan.prefill.layout.cp == 1 for plan in short.plans)
+    assert wrong(catalog.architecture("llama-3.1-70b"), Precision(), Layout(cp=2, pp=2)).startswith("cp = 2")
 
 
 # What would help
@@ -452,6 +510,8 @@ def test_emit_leaves_the_launch_file_alone_on_stdout(run: Run, tmp_path: Path, f
         (["--tp", "3"], "tp = 3 does not divide"),
         (["--tp", "16"], "tp = 16 spans scale-up domains of 8 chips; choose 1, 2, 4 or 8"),
         (["--tp", "8"], "tp 8 = 8 chips for one replica, but chips = 2"),
+        (["--engine", "sglang-rocm-2026"], "sglang-rocm-2026: runs on AMD chips launched since 2023-12, not on h100"),
+        (["--no-speculate", "--acceptance", "0.8"], "--acceptance 0.8 and --no-speculate: give one"),
         (["--engine", "vlm"], "unknown serving engine 'vlm'"),
         (["--precision", "nvfp4"], "does not multiply nvfp4; choose"),
         (["--kv", "fp7"], "kv = fp7 is unknown; choose"),

@@ -17,7 +17,7 @@ from ridgeline.api.errors import InputError
 from ridgeline.api.models import model as find_model
 from ridgeline.api.request import Machine, cluster, whole
 from ridgeline.explore.serving_plan import Load, Target
-from ridgeline.explore.serving_space import ServingSpace, layouts, wrong
+from ridgeline.explore.serving_space import ServingSpace, engines_of, layouts, wrong
 from ridgeline.facts import catalog
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.chip import Chip, Cluster
@@ -68,7 +68,7 @@ def serving_request(
     chunk: int | str | None = None,
     max_seqs: int | str | None = None,
     disaggregated: bool | None = None,
-    speculate: bool | Sequence[float] | str | None = False,
+    speculate: bool | Sequence[float] | str | None = None,
     settings: Iterable[str] = (),
     **degrees: Any,
 ) -> ServingRequest:
@@ -85,7 +85,8 @@ def serving_request(
         precision, experts, kv: number formats of linear layers, routed experts and the cache.
         chunk, max_seqs: tokens of one step and requests of one attention rank.
         disaggregated: prefill and decode engines apart, or not; both are searched where no degree is given.
-        speculate: search the model's own prediction layers too; the chance that each draft is accepted.
+        speculate: the chance that each draft of the model's own prediction layers is accepted; drafts are searched
+            where the model has such layers, unless this is False.
         settings: ``path=value`` changes of any field of model, chip, cluster or engine.
         degrees: ``tp, pp, ep, dp``; those left out are searched.
 
@@ -99,7 +100,7 @@ def serving_request(
     if num_chips is None and load.rate is None:
         raise InputError("chips: missing; how many chips serve? (or a rate that says how many are needed)")
     architecture, chip, network, engines = _changed(
-        find_model(model), machine.chip, machine.cluster, _engines(engine), settings
+        find_model(model), machine.chip, machine.cluster, _engines(engine, machine.chip), settings
     )
     fixed = _fixed(degrees, precision, experts, kv, chunk, max_seqs)
     space = ServingSpace(fixed=fixed, engines=engines, acceptance=_acceptance(speculate, architecture))
@@ -196,29 +197,49 @@ def _percentile(value: Any) -> float:
     return share
 
 
-def _engines(given: Any) -> tuple[Engine | str, ...]:
-    """Engines by name; a framework's name stands for its newest."""
+def _engines(given: Any, chip: Chip) -> tuple[Engine | str, ...]:
+    """Engines by name; a framework's name stands for its newest that runs on the chip."""
     if given is None:
+        if not engines_of(chip):
+            raise InputError(f"on = {chip.name}: no engine of the catalog runs on it")
         return ()
     several = [given] if isinstance(given, str | Engine) else list(given)
-    return tuple(one if isinstance(one, Engine) else catalog.engine(_newest(one)) for one in several)
+    return tuple(_engine(one, chip) for one in several)
 
 
-def _newest(name: str) -> str:
-    same = [
-        one for one in (catalog.engine(each) for each in catalog.names("engines")) if one.framework == name
-    ]
-    return max(same, key=lambda one: one.since).name if same else name
+def _engine(given: str | Engine, chip: Chip) -> Engine:
+    fitting: dict[str, Engine] = {one.framework: one for one in engines_of(chip)}
+    known = [catalog.engine(name) for name in catalog.names("engines")]
+    same = [one for one in known if one.framework == given]
+    if isinstance(given, Engine):
+        found = given
+    elif same:
+        found = fitting.get(str(given)) or max(same, key=lambda one: one.since)
+    else:
+        found = catalog.engine(given)
+    if not found.runs_on(chip):
+        own = {vendor: month for vendor, month in found.supports.items() if vendor == chip.vendor}
+        since = (own or found.supports).items()
+        runs = " or ".join(f"{vendor} chips launched since {month}" for vendor, month in since)
+        choices = [one.name for one in fitting.values()]
+        raise InputError(
+            f"engine = {found.name}: runs on {runs or f'{found.vendor} chips'}, not on {chip.name} "
+            f"({chip.vendor}, {chip.launch}); "
+            + (f"choose {overrides.one_of(choices)}" if choices else "no engine of the catalog does")
+        )
+    return found
 
 
 def _acceptance(speculate: Any, architecture: Architecture) -> tuple[float, ...]:
-    if speculate is None or speculate is False or speculate == "":
+    if speculate is False or speculate == "":
         return ()
     if not architecture.mtp:
+        if speculate is None:
+            return ()
         raise InputError(
             f"speculate: {architecture.name} ships no prediction layers (mtp) to draft with; leave it out"
         )
-    if speculate is True:
+    if speculate is True or speculate is None:
         return ACCEPTANCE
     words = speculate.split(",") if isinstance(speculate, str) else list(speculate)
     try:

@@ -16,7 +16,7 @@ OUTPUTS = (".html", ".json")
 LAUNCHERS = (".sh", ".yaml", ".yml")
 NAMES = (
     "on", "chips", "isl", "osl", "rate", "concurrency", "trace", "ttft", "tpot", "percentile",
-    "precision", "experts", "kv", "chunk", "max_seqs", "disaggregated", "tp", "pp", "ep", "dp",
+    "precision", "experts", "kv", "chunk", "max_seqs", "disaggregated", "tp", "pp", "ep", "dp", "cp",
 )  # fmt: skip
 
 
@@ -60,6 +60,12 @@ def serve(
     pp: Annotated[int | None, typer.Option(help="pipeline parallel")] = None,
     ep: Annotated[int | None, typer.Option(help="expert parallel")] = None,
     dp: Annotated[int | None, typer.Option(help="attention data parallel inside a replica")] = None,
+    cp: Annotated[
+        int | None,
+        typer.Option(
+            help="context parallel prefill [searched for pools of prefill engines and long prompts]"
+        ),
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(metavar="FORMAT", help="format of linear layers [searched]")
     ] = None,
@@ -83,11 +89,15 @@ def serve(
         ),
     ] = None,
     speculate: Annotated[
-        bool, typer.Option("--speculate", help="search drafts by the model's own prediction layers too")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--speculate/--no-speculate",
+            help="search drafts by the model's own prediction layers [where it has such]",
+        ),
+    ] = None,
     acceptance: Annotated[
         str | None,
-        typer.Option(metavar="P,P,..", help="chance of each draft, implies --speculate [0.85,0.7,0.6]"),
+        typer.Option(metavar="P,P,..", help="chance that each draft is accepted [0.85,0.7,0.6]"),
     ] = None,
     simulate: Annotated[
         bool | None,
@@ -137,13 +147,15 @@ def found(options: dict[str, Any], command: str = "") -> ServingResult:
 
     if options["top"] < 1:
         raise shared.Mistake(f"--top {options['top']}: expected 1 or more")
+    if options["acceptance"] is not None and options["speculate"] is False:
+        raise shared.Mistake(f"--acceptance {options['acceptance']} and --no-speculate: give one")
     counter = shared.Counter("plans and simulations")
     try:
         return plan(
             options["model"],
             **{name: options[name] for name in NAMES},
             engine=options["engine"],
-            speculate=options["acceptance"] or options["speculate"],
+            speculate=options["speculate"] if options["acceptance"] is None else options["acceptance"],
             simulate=options["simulate"],
             settings=options["settings"] or (),
             progress=counter.add,

@@ -25,7 +25,7 @@ from ridgeline.facts.engine import Engine
 from ridgeline.facts.services import default_cache, service
 from ridgeline.facts.serving import Layout, Limits, Precision, Service, Speculation
 
-#: Frameworks that are searched; TensorRT-LLM runs on NVIDIA's chips alone.
+#: Frameworks that are searched.
 FRAMEWORKS = ("vllm", "sglang", "trtllm")
 #: Tokens of one step and attention rank that are tried beside the engine's own default.
 CHUNKS = (2048, 8192, 16384)
@@ -41,8 +41,8 @@ class ServingSpace:
     """Which services to look at.
 
     ``fixed`` holds fields of `Layout`, and ``precision``, ``experts``, ``kv`` (names of formats), ``chunk`` and
-    ``max_seqs``. ``engines`` are names or values; none = those of the chip's vendor. ``acceptance`` adds speculation
-    by the model's own prediction layers.
+    ``max_seqs``. ``engines`` are names or values; none = those that run on the chip. ``acceptance`` adds speculation
+    by the model's own prediction layers, of one to so many drafts.
     """
 
     fixed: dict[str, Any] = field(default_factory=dict)
@@ -69,12 +69,13 @@ class ServingSpace:
         return [default_cache(dataclasses.replace(one, kv=kv), base.engine) for one in found]
 
     def speculations(self, architecture: Architecture) -> list[Speculation]:
-        """Off; where the model ships prediction layers and it is asked for, also one draft and all of them."""
-        found = [Speculation()]
-        if self.acceptance and architecture.mtp:
-            lengths = dict.fromkeys((1, len(self.acceptance)))
-            found += [Speculation(method="mtp", acceptance=self.acceptance[:n]) for n in lengths]
-        return found
+        """One to all drafts by the prediction layers that the model ships; none without them."""
+        if not architecture.mtp:
+            return []
+        return [
+            Speculation(method="mtp", acceptance=self.acceptance[:n])
+            for n in range(1, len(self.acceptance) + 1)
+        ]
 
     def limits(self, base: Service, prompt: int) -> Limits:
         """Limits that are fixed; an engine that prefills whole prompts gets steps that hold the longest."""
@@ -93,13 +94,11 @@ class ServingSpace:
             return
         for precision in self.precisions(base):
             for layout in layouts(architecture, precision, base.cluster, chips, self.fixed):
-                for speculation in self.speculations(architecture):
-                    yield base.replace(
-                        layout=layout, precision=precision, speculation=speculation, limits=limits
-                    )
+                if layout.cp == 1 or context_parallel(base):
+                    yield base.replace(layout=layout, precision=precision, limits=limits)
 
     def variants(self, one: Service, prompt: int) -> Iterator[Service]:
-        """The service with other chunk sizes and with a cache in fp8, as far as these are open."""
+        """The service with other chunk sizes, with a cache in fp8, and with drafts, as far as these are open."""
         caches = [one.precision]
         if "kv" not in self.fixed and "fp8" in one.chip.matrix and one.precision.kv != "fp8":
             caches.append(dataclasses.replace(one.precision, kv="fp8"))
@@ -113,18 +112,24 @@ class ServingSpace:
                 if (precision, chunk) != (one.precision, one.limits.max_batched_tokens):
                     limits = dataclasses.replace(one.limits, max_batched_tokens=chunk)
                     yield one.replace(precision=precision, limits=limits)
+            for speculation in self.speculations(one.architecture):
+                yield one.replace(precision=precision, speculation=speculation)
 
 
 def engines_of(chip: Chip) -> list[Engine]:
     """The newest engine of each framework that runs on a chip: one for its vendor alone goes before one for all."""
     known = [catalog.engine(name) for name in catalog.names("engines")]
-    vendor = chip.vendor.lower()
     found = []
-    for framework in FRAMEWORKS if vendor == "nvidia" else FRAMEWORKS[:2]:
-        same = [one for one in known if one.framework == framework and one.vendor.lower() in ("", vendor)]
+    for framework in FRAMEWORKS:
+        same = [one for one in known if one.framework == framework and one.runs_on(chip)]
         if same:
             found.append(max(same, key=lambda one: (bool(one.vendor), one.since, one.name)))
     return found
+
+
+def context_parallel(one: Service) -> bool:
+    """Whether the engine divides the prompts of this model over ranks of context parallelism."""
+    return one.engine.context_parallel == ("experts" if is_moe(one.architecture) else "dense")
 
 
 def holds(one: Service, chunk: int, prompt: int) -> bool:
@@ -212,6 +217,8 @@ def wrong(architecture: Architecture, precision: Precision, layout: Layout) -> s
                 f"tp x dp / ep = {layout.moe_tp} does not divide the {layer.mlp.ffn} columns of an expert"
                 + (f" into whole blocks of {block}" if block > 1 else "")
             )
+    if layout.cp > 1 and (layout.dp > 1 or layout.pp > 1):
+        return f"cp = {layout.cp} goes with dp 1 and pp 1: engines divide prompts over whole replicas of one stage"
     if not is_moe(architecture) and (layout.dp > 1 or layout.ep > 1):
         return f"{architecture.name} has no experts: dp and ep are 1, more chips are more replicas"
     if layout.pp > architecture.num_layers:

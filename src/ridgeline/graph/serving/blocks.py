@@ -101,6 +101,14 @@ class _Division:
     def _sum(self, name: str) -> list[Part]:
         return [Message(name, "all_reduce", 2.0 * self.h, "tp")] if self.tp > 1 else []
 
+    def _gather(self, size: float) -> list[Part]:
+        """Context parallelism: a rank's tokens see the keys and values of all, gathered layer by layer.
+
+        ``size``: keys and values of a token [B]; the buffer holds those of all ranks.
+        """
+        cp = float(self.layout.cp)
+        return [Message("keys of all ranks", "all_gather", size * cp, "cp")] if cp > 1 else []
+
     # Mixers
 
     def _mixer(self, layer: Layer) -> list[Part]:
@@ -129,6 +137,7 @@ class _Division:
             parts.append(Pass("qk norm", 4.0 * (q + k)))
         parts += [
             Pass("rotary and cache", 4.0 * (q + k) + 4.0 * k),
+            *self._gather(4.0 * k),
             Core("attention", "attention", heads, kv, d, d, reach, mixer.chunked),
         ]
         if gate:
@@ -148,6 +157,7 @@ class _Division:
             Product("absorbed k", lora, nope, WIDE, copies=heads, where="decode"),
             Pass("rotary and cache", 4.0 * heads * rope + 4.0 * (lora + rope)),
         ]
+        parts += self._gather(2.0 * (lora + rope))
         reach = float(mixer.index_topk or "inf")
         if mixer.index_heads:
             wide = float(mixer.index_heads * mixer.index_dim)
