@@ -24,6 +24,7 @@ from ridgeline.report.serving_parts import (
     ServingEffect,
     ServingPoint,
     State,
+    StepBlock,
     metric_of,
 )
 from ridgeline.report.sheet import Sheet
@@ -62,7 +63,7 @@ def page(result: ServingResult) -> str:
             state=_state(result),
             ladder=[(rung.cause, rung.seconds) for rung in result.ladder],
             effects=[ServingEffect(**asdict(item)) for item in result.sensitivities],
-            steps=[] if result.check is None else busy_second(result.check, result.load),
+            steps=_busy(result),
             memory=_memory(plan),
             inputs=_inputs(result),
             notes=result.all_notes,
@@ -139,6 +140,12 @@ def _state(result: ServingResult) -> State | None:
     outcome = result.check.outcome
     share = np.asarray(outcome.kv_blocks) / max(outcome.blocks, 1)
     return State(times_s=outcome.times_s, running=outcome.running, waiting=outcome.waiting, kv_share=share)
+
+
+def _busy(result: ServingResult) -> list[StepBlock]:
+    if result.check is None:
+        return []
+    return busy_second(result.check, result.load, result.request.operation)
 
 
 def _memory(plan: ServingPlan) -> list[ChipMemory]:

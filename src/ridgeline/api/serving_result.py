@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ridgeline.api import saved, serving_words
+from ridgeline.api import saved, serving_operation, serving_words
 from ridgeline.api.results import version
 from ridgeline.api.serving_request import ServingRequest
 from ridgeline.api.written import written
@@ -149,6 +149,7 @@ class ServingResult:
             "binds": binds(self.ladder).cause,
             "sensitivities": [asdict(item) for item in self.sensitivities],
             "memory": memory_parts(self.plan),
+            "operation": serving_operation.to_dict(asked.operation),
             "check": None if self.check is None else _check(self.check),
             "max_rate": self.max_rate,
             "chips_needed": self.chips_needed,
@@ -223,6 +224,7 @@ def _check(found: Check) -> dict[str, Any]:
         "keeps_up": found.keeps_up,
         "met": found.met,
         "replicas": found.replicas,
+        "replicas_up": serving_words.replicas_up(found),
         "metrics": found.metrics.to_dict(),
     }
 

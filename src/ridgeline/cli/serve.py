@@ -17,6 +17,8 @@ LAUNCHERS = (".sh", ".yaml", ".yml")
 NAMES = (
     "on", "chips", "isl", "osl", "rate", "concurrency", "trace", "ttft", "tpot", "percentile",
     "precision", "experts", "kv", "chunk", "max_seqs", "disaggregated", "tp", "pp", "ep", "dp", "cp",
+    "replicas", "router", "min_replicas", "scale_at", "scale_every", "cold_start", "fail", "on_failure", "timeout",
+    "urgent", "kv_tier", "preemption", "prefix_cache",
 )  # fmt: skip
 
 
@@ -102,6 +104,55 @@ def serve(
     simulate: Annotated[
         bool | None,
         typer.Option(help="check plans in the event simulation [where a target, rate or trace is given]"),
+    ] = None,
+    replicas: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="engines of one pool [as many as the chips hold or a rate needs]"),
+    ] = None,
+    router: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="round-robin, least-loaded, prefix or session [least-loaded]"),
+    ] = None,
+    min_replicas: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="replicas always up; up to --replicas follow the load [all are up]"),
+    ] = None,
+    scale_at: Annotated[
+        str | None, typer.Option(metavar="N", help="requests on a replica that call for another [32]")
+    ] = None,
+    scale_every: Annotated[
+        str | None, typer.Option(metavar="TIME", help="between two decisions to scale [10 s]")
+    ] = None,
+    cold_start: Annotated[
+        str | None, typer.Option(metavar="TIME", help="until a started replica serves [60 s]")
+    ] = None,
+    fail: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AT:DOWN[:REPLICA]", help="a failure, such as 60s:120s:0; repeatable"),
+    ] = None,
+    on_failure: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="retry or lose the requests of a failed replica [retry]"),
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="a request without a token by then is dropped [never]")
+    ] = None,
+    urgent: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="share of requests that go first; a trace may have its own"),
+    ] = None,
+    kv_tier: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:SIZE:BANDWIDTH[:LATENCY]",
+            help="memory of an attention rank below HBM for KV cache, such as host:200GB:50GB/s; repeatable",
+        ),
+    ] = None,
+    preemption: Annotated[
+        str | None, typer.Option(metavar="NAME", help="recompute, or swap to the first --kv-tier [recompute]")
+    ] = None,
+    prefix_cache: Annotated[
+        bool | None, typer.Option(help="find blocks of earlier prompts again [yes, where prompts share text]")
     ] = None,
     settings: shared.Set = None,
     top: Annotated[int, typer.Option(help="plans to show")] = 5,

@@ -90,6 +90,7 @@ class _Found:
 
     plans: list[ServingPlan] = field(default_factory=list)
     tables: list[tuple[Service, StepTable]] = field(default_factory=list)
+    replicas: int | None = None  # of one pool, where they are fixed
     plain: dict[tuple[object, ...], StepTable] = field(default_factory=dict)  # without drafts
     considered: int = 0
     lack: Lack | None = None
@@ -126,9 +127,10 @@ def search(
         NothingFits: no service is legal, or none fits.
         ValueError: neither chips nor a rate.
     """
-    if chips is None and load.rate is None:
+    if chips is None and load.rate is None and not (space and "replicas" in space.fixed):
         raise ValueError("chips: missing; without them a rate must say how many are needed")
-    chosen, wanted, found = space or ServingSpace(), target or Target(), _Found()
+    chosen, wanted = space or ServingSpace(), target or Target()
+    found = _Found(replicas=chosen.fixed.get("replicas"))
     cp: tuple[int, ...] = DIVISIONS if load.isl >= LONG_PROMPT else (1,)
     if divided and "cp" in chosen.fixed:  # only prompts are divided, so only prefill engines are
         cp = (chosen.fixed["cp"],)
@@ -197,17 +199,26 @@ def _add(
             continue
         table = found.table(one, load)
         found.tables.append((one, table))
-        plans = list(_plans(one, table, chips, load, target))
+        plans = list(_plans(one, table, chips, load, target, found.replicas))
         found.plans += plans
         if progress:
             progress(len(plans))
 
 
 def _plans(
-    one: Service, table: StepTable, chips: int | None, load: Load, target: Target
+    one: Service,
+    table: StepTable,
+    chips: int | None,
+    load: Load,
+    target: Target,
+    fixed: int | None = None,
 ) -> Iterator[ServingPlan]:
-    """One service at the loads that are asked for."""
-    if load.rate is not None and (chips is None or target.given):
+    """One service at the loads that are asked for; ``fixed``: so many replicas, on chips of their own."""
+    if fixed is not None:
+        if chips is not None and fixed * one.layout.chips > chips:
+            return
+        chips = fixed * one.layout.chips
+    elif load.rate is not None and (chips is None or target.given):
         plan = _enough(one, table, chips, load, load.rate, target)
         if plan is not None:
             yield plan

@@ -40,9 +40,9 @@ BLOCK = 128
 class ServingSpace:
     """Which services to look at.
 
-    ``fixed`` holds fields of `Layout`, and ``precision``, ``experts``, ``kv`` (names of formats), ``chunk`` and
-    ``max_seqs``. ``engines`` are names or values; none = those that run on the chip. ``acceptance`` adds speculation
-    by the model's own prediction layers, of one to so many drafts.
+    ``fixed`` holds fields of `Layout`, and ``precision``, ``experts``, ``kv`` (names of formats), ``chunk``,
+    ``max_seqs`` and ``replicas``. ``engines`` are names or values; none = those that run on the chip. ``acceptance``
+    adds speculation by the model's own prediction layers, of one to so many drafts.
     """
 
     fixed: dict[str, Any] = field(default_factory=dict)
