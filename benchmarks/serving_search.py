@@ -9,9 +9,10 @@ from machine import RIDGELINE, Figure, process_seconds, seconds, show
 
 from ridgeline.explore.serving_plan import Load, Target
 from ridgeline.explore.serving_search import ServingSearch, search, table_of
+from ridgeline.explore.serving_space import ServingSpace
 from ridgeline.facts import catalog
 from ridgeline.facts.services import service
-from ridgeline.facts.serving import Layout, Precision
+from ridgeline.facts.serving import ACCEPTANCE, Layout, Precision
 from ridgeline.sim.serving.build import step_table
 from ridgeline.sim.serving.steady import closed_loop
 
@@ -20,11 +21,12 @@ TARGET_SEARCH_S, TARGET_ESTIMATE_S = 5.0, 1e-3
 
 
 def deepseek() -> ServingSearch:
-    """DeepSeek-V3 on 32 H200: every engine, layout, format and load, one pool and two."""
+    """DeepSeek-V3 on 32 H200: every engine, layout, format, number of drafts and load, one pool and two."""
     cluster = catalog.cluster_for("h200-sxm")
     chip = catalog.chip(cluster.chip)
     target = Target(ttft_s=2.0, tpot_s=0.05)
-    return search(catalog.architecture("deepseek-v3"), chip, cluster, 32, LOAD, target)
+    space = ServingSpace(acceptance=ACCEPTANCE)
+    return search(catalog.architecture("deepseek-v3"), chip, cluster, 32, LOAD, target, space)
 
 
 def figures(repeats: int = 3) -> list[Figure]:

@@ -10,6 +10,7 @@ from ridgeline.report.serving_page import ServingReport
 from ridgeline.report.serving_parts import (
     ChipMemory,
     Latency,
+    ServingEffect,
     ServingPoint,
     State,
     StepBlock,
@@ -112,6 +113,14 @@ MEMORY = [
 ]
 
 
+EFFECTS = [
+    ServingEffect("users x 2", -0.21, 0.18, 0.0, "misses the target of TPOT"),
+    ServingEffect("KV cache in fp8", -0.08, -0.11, -0.01),
+    ServingEffect("memory bandwidth +10 %", -0.03, -0.04, -0.02),
+    ServingEffect("users / 2", 0.4, -0.09, 0.0),
+]
+
+
 def report(**changes: Any) -> ServingReport:
     ttft, tpot, e2e = latencies()
     plans = Sheet(
@@ -172,6 +181,7 @@ def report(**changes: Any) -> ServingReport:
         "latencies": [ttft, tpot, e2e],
         "state": state(),
         "ladder": LADDER,
+        "effects": EFFECTS,
         "steps": steps(),
         "memory": MEMORY,
         "inputs": inputs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -15,7 +16,7 @@ import pytest
 
 import ridgeline as rl
 from ridgeline.cli.main import main
-from ridgeline.explore import serving_check, serving_pools
+from ridgeline.explore import serving_check, serving_effects, serving_pools
 from ridgeline.explore.serving_check import Pool
 from ridgeline.explore.serving_plan import Load, ServingPlan, Target
 from ridgeline.explore.serving_search import NothingFits, ServingSearch, front, search, table_of
@@ -23,10 +24,14 @@ from ridgeline.explore.serving_space import ServingSpace, engines_of, formats, l
 from ridgeline.facts import catalog
 from ridgeline.facts.chip import Chip
 from ridgeline.facts.requests import Requests
-from ridgeline.facts.serving import Layout, Precision
+from ridgeline.facts.services import service
+from ridgeline.facts.serving import Layout, Precision, Speculation
 from ridgeline.insight import serving_ladder
+from ridgeline.insight.serving_sensitivity import Served, what_ifs
+from ridgeline.sim.serving.build import drafts_fit, step_table, with_drafts
 from ridgeline.sim.serving.outcome import ITL_EDGES_S, Outcome
-from ridgeline.sim.serving.steady import closed_loop
+from ridgeline.sim.serving.steady import closed_loop, decode_step_s, prefill_s
+from ridgeline.sim.serving.table import StepTable
 
 Run = Callable[..., tuple[int, str, str]]
 LOAD = Load(isl=1024, osl=256)
@@ -218,14 +223,102 @@ def test_ladder_sums_to_the_time_between_tokens(which: str, request: pytest.Fixt
         assert all(rung.seconds > -1e-3 * plan.tpot_s for rung in rungs)
 
 
-def test_speculation_is_searched_on_request_only() -> None:
+def fields_of(table: StepTable) -> dict[str, object]:
+    return {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
+
+
+def test_drafts_of_every_depth_are_searched_where_a_model_has_prediction_layers() -> None:
     fixed = {"tp": 8, "pp": 1, "dp": 1, "ep": 8, "kv": "bf16", "chunk": 8192}
     plain = found("deepseek-v3", "h200-sxm", 8, space=ServingSpace(engines=("sglang-2026",), fixed=fixed))
     assert {plan.service.speculation.method for plan in plain.plans} == {"none"}
     space = ServingSpace(engines=("sglang-2026",), fixed=fixed, acceptance=(0.8, 0.6))
     drafted = found("deepseek-v3", "h200-sxm", 8, space=space)
     assert {plan.service.speculation.drafts for plan in drafted.plans} == {0, 1, 2}
+    plain_table = step_table(plain.plans[0].service, 2048)
+    two = plain.plans[0].service.replace(speculation=Speculation(method="mtp", acceptance=(0.8, 0.6)))
+    assert drafts_fit(plain_table, two)
+    for name, value in fields_of(step_table(two, 2048)).items():
+        np.testing.assert_array_equal(value, getattr(with_drafts(plain_table, two), name), err_msg=name)
     assert min(p.tpot_s for p in drafted.plans) < min(p.tpot_s for p in plain.plans)
+
+
+# Engines and chips, prompts over ranks
+
+
+@pytest.mark.parametrize(
+    ("chip", "engines"),
+    [
+        ("h100-sxm", ["vllm-2026", "sglang-2026", "trtllm-2026"]),
+        ("a10", ["vllm-2026", "sglang-2026", "trtllm-2026"]),
+        ("v100-32gb-sxm", ["vllm-2026"]),
+        ("mi300x", ["vllm-2026", "sglang-rocm-2026"]),
+        ("mi250x", ["vllm-2026"]),
+        ("tpu-v5e", ["vllm-2026"]),
+        ("gaudi3", ["vllm-2026"]),
+    ],
+)
+def test_engines_are_offered_on_chips_they_support(chip: str, engines: list[str]) -> None:
+    assert [engine.name for engine in engines_of(catalog.chip(chip))] == engines
+
+
+def test_ranks_that_share_a_prompt_make_it_faster_and_its_decodes_not() -> None:
+    one = service("llama-3.1-70b", "h100-sxm", Layout(tp=2), Precision(linear="fp8", kv="fp8"), "vllm-2026")
+    alone = step_table(one, 65536)
+    took, _ = prefill_s(alone, 32768, 0.0, 32768, 1.0)
+    for cp in (2, 4):
+        shared = step_table(one.replace(layout=Layout(tp=2, cp=cp)), 65536)
+        with_cp, _ = prefill_s(shared, 32768, 0.0, 32768, 1.0)
+        assert took / cp < with_cp < 1.4 * took / cp  # keys and values are gathered, kernels are smaller
+        assert decode_step_s(shared, 8.0, 32768) == decode_step_s(alone, 8.0, 32768)
+
+
+def test_prefill_engines_of_long_prompts_may_share_them() -> None:
+    load = Load(isl=32768, osl=64)
+    fixed = {"precision": "fp8", "kv": "fp8", "chunk": 16384, "tp": 2}
+    space = ServingSpace(engines=("vllm-2026",), fixed=fixed)
+    long = found("llama-3.1-70b", chips=16, load=load, target=Target(ttft_s=3.0), space=space)
+    ways = {plan.prefill.layout.cp for plan in long.plans if plan.prefill}
+    assert ways & {2, 4, 8}
+    assert all(plan.service.layout.cp == 1 for plan in long.plans)
+    quick = min((plan for plan in long.plans if plan.prefill), key=lambda plan: plan.ttft_s)
+    assert quick.prefill is not None
+    assert quick.prefill.layout.cp > 1
+    short = found("llama-3.1-70b", chips=8, target=Target(ttft_s=3.0), space=space)
+    assert all(plan.prefill is None or plan.prefill.layout.cp == 1 for plan in short.plans)
+    assert wrong(catalog.architecture("llama-3.1-70b"), Precision(), Layout(cp=2, pp=2)).startswith("cp = 2")
+
+
+# What would help
+
+
+def test_what_would_help_is_a_full_evaluation_of_each_change(dense: ServingSearch) -> None:
+    plan = next(plan for plan in dense.plans if not plan.disaggregated and plan.users == 16 * plan.replicas)
+    effects = {item.name: item for item in serving_effects.effects(plan, LOAD, Target())}
+    chip = plan.service.chip
+    memory = chip.memory.model_copy(update={"bandwidth": 1.1 * chip.memory.bandwidth})
+    faster = plan.service.replace(chip=chip.model_copy(update={"memory": memory}))
+    steady = closed_loop(table_of(faster, LOAD), LOAD.isl, LOAD.osl, 16.0)
+    found = effects["memory bandwidth +10 %"]
+    assert found.tpot == pytest.approx(steady.tpot_s / plan.tpot_s - 1.0, abs=1e-12)
+    assert found.chip == pytest.approx(plan.steady.output_tokens_per_s / steady.output_tokens_per_s - 1.0)
+    assert found.chip < 0.0
+    more = effects["users x 2"]
+    assert more.chip < 0.0 < more.tpot
+    assert list(effects) == sorted(effects, key=lambda name: (effects[name].chip, effects[name].tpot))
+    assert ("scale-up bandwidth x 2" in effects) == (plan.service.layout.chips > 1)
+
+
+def test_what_would_help_pools_and_models_with_prediction_layers(dense: ServingSearch) -> None:
+    pools = next(plan for plan in dense.plans if plan.disaggregated)
+    effects = {item.name: item for item in serving_effects.effects(pools, LOAD, Target(tpot_s=pools.tpot_s))}
+    assert effects["matrix peak +10 %"].chip < 0.0
+    assert effects["matrix peak +10 %"].ttft < 0.0
+    if "users x 2" in effects and effects["users x 2"].tpot > 0.0:
+        assert "misses the target of TPOT" in effects["users x 2"].note
+    one = service("deepseek-v3", "h200-sxm", Layout(tp=8, ep=8), Precision(linear="fp8-block"), "sglang-2026")
+    names = {name: note for name, _, note in what_ifs(Served(one, 16.0))}
+    assert names["1 draft by prediction layers"] == "accepted with chance 0.85 (assumption)"
+    assert "KV cache in fp8" in names
 
 
 # Check by simulation: a stand-in with a known answer, so that nothing is compiled here
@@ -379,6 +472,7 @@ def test_command_prints_plans_ladder_and_labels(run: Run) -> None:
         "Llama 3.1 8B on 2 x H100",
         "tok/s/chip",
         "= time between tokens",
+        "What would help most",
         "labels",
         "note:",
         "80 %:",
@@ -416,6 +510,8 @@ def test_emit_leaves_the_launch_file_alone_on_stdout(run: Run, tmp_path: Path, f
         (["--tp", "3"], "tp = 3 does not divide"),
         (["--tp", "16"], "tp = 16 spans scale-up domains of 8 chips; choose 1, 2, 4 or 8"),
         (["--tp", "8"], "tp 8 = 8 chips for one replica, but chips = 2"),
+        (["--engine", "sglang-rocm-2026"], "sglang-rocm-2026: runs on AMD chips launched since 2023-12, not on h100"),
+        (["--no-speculate", "--acceptance", "0.8"], "--acceptance 0.8 and --no-speculate: give one"),
         (["--engine", "vlm"], "unknown serving engine 'vlm'"),
         (["--precision", "nvfp4"], "does not multiply nvfp4; choose"),
         (["--kv", "fp7"], "kv = fp7 is unknown; choose"),

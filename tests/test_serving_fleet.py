@@ -12,6 +12,7 @@ from ridgeline.sim.serving.drive import simulate_fleet
 from ridgeline.sim.serving.fleet import ROUTERS, Autoscale, Failure, Fleet, Transfer
 from ridgeline.sim.serving.outcome import CANCELLED, DONE, LOST, TIMED_OUT
 from ridgeline.sim.serving.simulate import simulate
+from ridgeline.sim.serving.timeline import fleet_steps
 from test_serving_loop import hashed, same, step_table, traffic
 
 TWO = (step_table(), step_table())
@@ -154,3 +155,18 @@ def test_errors_name_the_field() -> None:
         simulate_fleet(traffic(3), Fleet(replicas=TWO, router="best"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="replica 7 is not one of 2"):
         simulate_fleet(traffic(3), Fleet(replicas=TWO, failures=(Failure(at_s=1.0, replica=7, down_s=1.0),)))
+
+
+@pytest.mark.parametrize("fleet", [Fleet(replicas=TWO), Fleet(replicas=TWO, prefill=(step_table(),))])
+def test_the_timeline_of_a_fleet_is_of_the_same_simulation(fleet: Fleet) -> None:
+    requests = traffic(150, rate=30.0)
+    outcome = simulate_fleet(requests, fleet)
+    every = fleet_steps(requests, fleet, (0.0, outcome.end_s + 1.0))
+    assert len(every) == outcome.steps
+    assert sum(step.end_s - step.start_s for step in every) == pytest.approx(outcome.busy_s)
+    some = fleet_steps(requests, fleet, (3.0, 3.5))
+    known = {(step.replica, step.start_s): step for step in every}
+    assert some
+    assert all(known[step.replica, step.start_s] == step for step in some)
+    wanted = [step for step in every if step.end_s >= 3.0 and step.start_s < 3.5]
+    assert len(some) == len(wanted)

@@ -17,6 +17,7 @@ from ridgeline.sim.serving.outcome import CANCELLED, DONE, REFUSED, TIMED_OUT, O
 from ridgeline.sim.serving.policy import simulate_plainly
 from ridgeline.sim.serving.simulate import simulate
 from ridgeline.sim.serving.table import StepTable
+from ridgeline.sim.serving.timeline import busy_window, engine_steps
 
 HOST = Tier(name="host", bytes=1e12, bytes_per_s=50e9, latency_s=1e-5)
 
@@ -281,3 +282,19 @@ def test_compiled_code_is_stamped_with_all_its_sources() -> None:
     folder = Path(jit.__file__).parent
     stamped = {"jit", "state", "span", "kv", "queues", "admission", "end", "unit", "loop"}
     assert {path.stem for path in folder.glob("*.py") if "serving.jit import" in path.read_text()} <= stamped
+
+
+@pytest.mark.parametrize("changes", [{}, {"ranks": 2, "lockstep": False}, {"lag": 1}])
+def test_the_timeline_is_of_the_same_simulation(changes: dict[str, Any]) -> None:
+    requests, table = traffic(120), step_table(**{"num_blocks": 4000, **changes})
+    outcome = simulate(requests, table)
+    every = engine_steps(requests, table, (0.0, outcome.end_s + 1.0))
+    assert len(every) == outcome.steps
+    assert sum(step.end_s - step.start_s for step in every) / table.ranks == pytest.approx(outcome.busy_s)
+    tokens = requests.input_tokens.sum() + (requests.output_tokens - 1).sum()
+    assert sum(step.tokens for step in every) == tokens
+    assert {step.kind for step in every} == {"prefill", "decode", "mixed"}
+    start, end = busy_window(outcome, 0.2)
+    some = engine_steps(requests, table, (start, end))
+    assert some == [step for step in every if step.end_s >= start and step.start_s < end]
+    assert max(outcome.running) > 0

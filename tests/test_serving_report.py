@@ -27,7 +27,9 @@ from ridgeline.report.serving_page import (
 from ridgeline.report.serving_parts import ChipMemory, Latency, State, StepBlock, metric_of
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-KEYS = ["latency-ttft", "latency-tpot", "latency-e2e", "front", "state", "timeline", "step", "memory"]
+KEYS = [
+    "latency-ttft", "latency-tpot", "latency-e2e", "front", "state", "timeline", "step", "sensitivity", "memory",
+]  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -88,7 +90,7 @@ def test_what_is_empty_is_left_out() -> None:
     nothing = Latency(name="TTFT", title="", values_s=[math.nan, math.nan])
     still = State(times_s=[], running=[], waiting=[], kv_share=[])
     empty = serving_page(fixture.report(latencies=[nothing], state=still, ladder=[("nothing", 0.0)]))
-    assert Page(empty).figures() == ["front", "timeline", "memory"]
+    assert Page(empty).figures() == ["front", "timeline", "sensitivity", "memory"]
 
 
 def test_every_text_is_escaped() -> None:
@@ -195,6 +197,21 @@ def test_every_step_has_its_bar_on_its_engines_lane() -> None:
     sheet = steps_sheet(steps)
     assert len(sheet.rows) == 6
     assert sum(int(row[-1].replace(",", "")) for row in sheet.rows) == sum(step.tokens for step in steps)
+
+
+def test_a_step_says_what_runs_in_it() -> None:
+    step = StepBlock("engine 1", "mixed", 1.0, 1.01, 600, decodes=88, prefills=1)
+    assert (
+        serving_figures.step_gantt([step])["data"][0]["customdata"][0][2]
+        == "600 tokens of 1 prompt and 88 decodes"
+    )
+
+
+def test_every_change_has_a_bar_for_chip_time_and_one_for_tokens() -> None:
+    chip, tpot = serving_figures.effect_bars(fixture.EFFECTS)["data"]
+    assert chip["x"] == [100.0 * effect.chip for effect in fixture.EFFECTS]
+    assert tpot["x"] == [100.0 * effect.tpot for effect in fixture.EFFECTS]
+    assert "misses the target of TPOT" in serving_page(fixture.report())
 
 
 def test_engines_beyond_what_can_be_drawn_are_left_to_the_table() -> None:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ridgeline.api.errors import InputError
+from ridgeline.api.serving_operation import words
 from ridgeline.api.serving_request import DEGREES, ServingRequest, serving_request
 from ridgeline.api.serving_result import ServingResult
+from ridgeline.api.serving_simulation import simulated
 from ridgeline.api.serving_words import plan_words, time_words
 from ridgeline.explore import serving_check
-from ridgeline.explore.serving_check import Check, Pool
+from ridgeline.explore.serving_check import Check
 from ridgeline.explore.serving_plan import SPREAD, Load
 from ridgeline.explore.serving_search import NothingFits, ServingSearch, lacking_bytes, search
 from ridgeline.explore.serving_space import ServingSpace
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.chip import Cluster
-from ridgeline.facts.requests import Requests
 from ridgeline.graph.serving.memory import memory
-from ridgeline.sim.serving.outcome import Outcome
 
 #: Chips that are tried when nothing fits, to say what would.
 _TRIED = tuple(2**i for i in range(11))
@@ -43,7 +44,8 @@ def serve(
         on: cluster or chip, or what `cluster` returned.
         simulate: check plans in the event simulation; left out: where a target, a rate or a trace is given.
         question: ``chips, isl, osl, rate, concurrency, trace, ttft, tpot, percentile, engine, precision, experts, kv,
-            chunk, max_seqs, disaggregated, speculate, settings`` and degrees, as `serving_request` takes them.
+            chunk, max_seqs, disaggregated, speculate, settings, replicas`` and degrees, as `serving_request` takes
+            them, and how it is run, as `serving_operation.operation` does.
 
     Raises:
         ValueError: something is wrong, nothing fits, or no plan keeps the target; the message says what.
@@ -71,38 +73,27 @@ def answer(
     if found.best is None:
         raise InputError(_impossible(asked, found))
     seconds = time.perf_counter() - start
+    run, how = functools.partial(simulated, operation=asked.operation), words(asked.operation, 0)
     if simulate is None:
-        simulate = asked.target.given or asked.load.rate is not None
+        simulate = asked.target.given or asked.load.rate is not None or bool(how)
+    if not simulate and how:
+        raise InputError(f"simulate = False: {how} has an effect in the simulation alone")
     if not simulate:
         return ServingResult(asked, found, found.best, None, None, seconds, asked.notes, command)
     plans = serving_check.candidates(found, asked.load, asked.target)
     requests = None if asked.trace is None else asked.trace.requests
+    together_s = asked.operation.together_s
     checked, tried = serving_check.first_that_keeps(
-        plans, asked.load, asked.target, simulated, chips=asked.chips, requests=requests, progress=progress
-    )
+        plans, asked.load, asked.target, run, chips=asked.chips, requests=requests, together_s=together_s,
+        grows="replicas" not in asked.space.fixed, progress=progress,
+    )  # fmt: skip
     if asked.target.given:
-        checked = serving_check.refined(checked, asked.load, asked.target, simulated)
+        checked = serving_check.refined(checked, asked.load, asked.target, run, together_s=together_s)
     notes = (*asked.notes, *_remarks(asked, checked, tried))
-    most = serving_check.largest_rate(checked.plan, asked.load, asked.target, simulated, progress=progress)
-    return ServingResult(asked, found, checked.plan, checked, most, seconds, notes, command)
-
-
-def simulated(requests: Requests, pool: Pool) -> Outcome:
-    """The requests through one engine, or through replicas behind a router that sends to the least loaded."""
-    if len(pool.replicas) == 1 and not pool.prefill:
-        from ridgeline.sim.serving.simulate import simulate  # Numba: only where a simulation runs
-
-        return simulate(requests, pool.replicas[0])
-    from ridgeline.sim.serving.drive import simulate_fleet
-    from ridgeline.sim.serving.fleet import Fleet, Transfer
-
-    fleet = Fleet(
-        replicas=pool.replicas,
-        prefill=pool.prefill,
-        router="least_loaded",
-        transfer=Transfer(bytes_per_s=pool.transfer_bytes_per_s),
+    most = serving_check.largest_rate(
+        checked.plan, asked.load, asked.target, run, together_s=together_s, progress=progress
     )
-    return simulate_fleet(requests, fleet)
+    return ServingResult(asked, found, checked.plan, checked, most, seconds, notes, command)
 
 
 def _searched(asked: ServingRequest, progress: Callable[[int], None] | None) -> ServingSearch:

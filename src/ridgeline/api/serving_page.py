@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ridgeline.api import serving_words as words
 from ridgeline.api.results import version
+from ridgeline.api.serving_simulation import busy_second
 from ridgeline.explore.serving_plan import ServingPlan
 from ridgeline.facts import catalog
 from ridgeline.facts.serving import Service
@@ -15,7 +17,16 @@ from ridgeline.graph.serving.memory import memory
 from ridgeline.metrics.serving import tpot_s
 from ridgeline.report.numerals import significant
 from ridgeline.report.serving_page import ServingReport, serving_page
-from ridgeline.report.serving_parts import ChipMemory, Latency, Metric, ServingPoint, State, metric_of
+from ridgeline.report.serving_parts import (
+    ChipMemory,
+    Latency,
+    Metric,
+    ServingEffect,
+    ServingPoint,
+    State,
+    StepBlock,
+    metric_of,
+)
 from ridgeline.report.sheet import Sheet
 
 if TYPE_CHECKING:
@@ -51,6 +62,8 @@ def page(result: ServingResult) -> str:
             latencies=latencies,
             state=_state(result),
             ladder=[(rung.cause, rung.seconds) for rung in result.ladder],
+            effects=[ServingEffect(**asdict(item)) for item in result.sensitivities],
+            steps=_busy(result),
             memory=_memory(plan),
             inputs=_inputs(result),
             notes=result.all_notes,
@@ -127,6 +140,12 @@ def _state(result: ServingResult) -> State | None:
     outcome = result.check.outcome
     share = np.asarray(outcome.kv_blocks) / max(outcome.blocks, 1)
     return State(times_s=outcome.times_s, running=outcome.running, waiting=outcome.waiting, kv_share=share)
+
+
+def _busy(result: ServingResult) -> list[StepBlock]:
+    if result.check is None:
+        return []
+    return busy_second(result.check, result.load, result.request.operation)
 
 
 def _memory(plan: ServingPlan) -> list[ChipMemory]:

@@ -5,27 +5,32 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ridgeline import units
 from ridgeline.api import overrides
 from ridgeline.api.errors import InputError
 from ridgeline.api.models import model as find_model
 from ridgeline.api.request import Machine, cluster, whole
+from ridgeline.api.serving_operation import operation, seconds
 from ridgeline.explore.serving_plan import Load, Target
-from ridgeline.explore.serving_space import ACCEPTANCE, ServingSpace, layouts, wrong
+from ridgeline.explore.serving_space import ServingSpace, engines_of, layouts, wrong
 from ridgeline.facts import catalog
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.engine import Engine
 from ridgeline.facts.request_files import RequestFile, read_requests
-from ridgeline.facts.serving import Layout, Precision
+from ridgeline.facts.serving import ACCEPTANCE, Layout, Precision
+from ridgeline.sim.serving.fleet import Operation
 from ridgeline.timing.rates import OPERANDS
 
+OPERATION = (
+    "router", "min_replicas", "scale_at", "scale_every", "cold_start", "fail", "on_failure", "timeout", "urgent",
+    "kv_tier", "preemption", "prefix_cache",
+)  # fmt: skip
 DEGREES = ("tp", "pp", "ep", "dp", "cp")
 ROOTS = ("model", "chip", "cluster", "engine")
 CACHES = ("auto", "bf16", "fp16", "fp8", "nvfp4")
@@ -45,6 +50,7 @@ class ServingRequest:
     space: ServingSpace
     trace: RequestFile | None = None
     divided: bool | None = None
+    operation: Operation = field(default_factory=Operation)
     notes: tuple[str, ...] = ()
 
 
@@ -68,8 +74,9 @@ def serving_request(
     chunk: int | str | None = None,
     max_seqs: int | str | None = None,
     disaggregated: bool | None = None,
-    speculate: bool | Sequence[float] | str | None = False,
+    speculate: bool | Sequence[float] | str | None = None,
     settings: Iterable[str] = (),
+    replicas: int | str | None = None,
     **degrees: Any,
 ) -> ServingRequest:
     """Build a request. Counts may be text such as ``4k``, times text such as ``50 ms``.
@@ -85,9 +92,11 @@ def serving_request(
         precision, experts, kv: number formats of linear layers, routed experts and the cache.
         chunk, max_seqs: tokens of one step and requests of one attention rank.
         disaggregated: prefill and decode engines apart, or not; both are searched where no degree is given.
-        speculate: search the model's own prediction layers too; the chance that each draft is accepted.
+        speculate: the chance that each draft of the model's own prediction layers is accepted; drafts are searched
+            where the model has such layers, unless this is False.
         settings: ``path=value`` changes of any field of model, chip, cluster or engine.
-        degrees: ``tp, pp, ep, dp``; those left out are searched.
+        replicas: of one pool; as many as the chips hold, or as a rate needs, when left out.
+        degrees: ``tp, pp, ep, dp, cp``; those left out are searched. Also what `serving_operation.operation` takes.
 
     Raises:
         ValueError: a name, a value or a combination is wrong; the message says which and the choices.
@@ -96,23 +105,33 @@ def serving_request(
     num_chips = machine.chips if chips is None else whole("chips", chips)
     file = None if trace is None else _trace(trace, isl, osl, rate, concurrency)
     load = _load(isl, osl, rate, concurrency) if file is None else _load_of(file)
-    if num_chips is None and load.rate is None:
+    if num_chips is None and load.rate is None and replicas is None:
         raise InputError("chips: missing; how many chips serve? (or a rate that says how many are needed)")
+    run = {name: degrees.pop(name) for name in OPERATION if name in degrees}
     architecture, chip, network, engines = _changed(
-        find_model(model), machine.chip, machine.cluster, _engines(engine), settings
+        find_model(model), machine.chip, machine.cluster, _engines(engine, machine.chip), settings
     )
     fixed = _fixed(degrees, precision, experts, kv, chunk, max_seqs)
+    if replicas is not None:
+        fixed["replicas"] = whole("replicas", replicas)
+        if disaggregated:
+            raise InputError(
+                f"replicas = {replicas}: goes with one pool of engines; leave it out with disaggregated"
+            )
     space = ServingSpace(fixed=fixed, engines=engines, acceptance=_acceptance(speculate, architecture))
     _check_formats(fixed, chip)
     _check_layout(fixed, architecture, network, num_chips)
     divided = disaggregated
-    if divided is None and any(name in fixed for name in DEGREES):
+    if divided is None and any(name in fixed for name in (*DEGREES, "replicas")):
         divided = False  # who gives a layout means one kind of engine
     notes = (*(_notes(architecture, load, file)), *(file.notes if file else ()))
     target = Target(
         ttft_s=_time("ttft", ttft), tpot_s=_time("tpot", tpot), percentile=_percentile(percentile)
     )
-    return ServingRequest(architecture, chip, network, num_chips, load, target, space, file, divided, notes)
+    how = operation(replicas=fixed.get("replicas"), **run)
+    return ServingRequest(
+        architecture, chip, network, num_chips, load, target, space, file, divided, how, notes
+    )
 
 
 def _load(isl: Any, osl: Any, rate: Any, concurrency: Any) -> Load:
@@ -172,18 +191,7 @@ def _load_of(file: RequestFile) -> Load:
 
 def _time(name: str, value: Any) -> float | None:
     """Seconds, from a number or from text such as ``50 ms``."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        try:
-            seconds = units.parse(str(value), "s")
-        except ValueError as error:
-            raise InputError(f"{name}: {error}") from None
-    if not 0.0 < seconds < 1e6:
-        raise InputError(f"{name} = {value}: expected seconds above 0, such as 0.5 or '50 ms'")
-    return seconds
+    return None if value is None else seconds(name, value)
 
 
 def _percentile(value: Any) -> float:
@@ -196,29 +204,49 @@ def _percentile(value: Any) -> float:
     return share
 
 
-def _engines(given: Any) -> tuple[Engine | str, ...]:
-    """Engines by name; a framework's name stands for its newest."""
+def _engines(given: Any, chip: Chip) -> tuple[Engine | str, ...]:
+    """Engines by name; a framework's name stands for its newest that runs on the chip."""
     if given is None:
+        if not engines_of(chip):
+            raise InputError(f"on = {chip.name}: no engine of the catalog runs on it")
         return ()
     several = [given] if isinstance(given, str | Engine) else list(given)
-    return tuple(one if isinstance(one, Engine) else catalog.engine(_newest(one)) for one in several)
+    return tuple(_engine(one, chip) for one in several)
 
 
-def _newest(name: str) -> str:
-    same = [
-        one for one in (catalog.engine(each) for each in catalog.names("engines")) if one.framework == name
-    ]
-    return max(same, key=lambda one: one.since).name if same else name
+def _engine(given: str | Engine, chip: Chip) -> Engine:
+    fitting: dict[str, Engine] = {one.framework: one for one in engines_of(chip)}
+    known = [catalog.engine(name) for name in catalog.names("engines")]
+    same = [one for one in known if one.framework == given]
+    if isinstance(given, Engine):
+        found = given
+    elif same:
+        found = fitting.get(str(given)) or max(same, key=lambda one: one.since)
+    else:
+        found = catalog.engine(given)
+    if not found.runs_on(chip):
+        own = {vendor: month for vendor, month in found.supports.items() if vendor == chip.vendor}
+        since = (own or found.supports).items()
+        runs = " or ".join(f"{vendor} chips launched since {month}" for vendor, month in since)
+        choices = [one.name for one in fitting.values()]
+        raise InputError(
+            f"engine = {found.name}: runs on {runs or f'{found.vendor} chips'}, not on {chip.name} "
+            f"({chip.vendor}, {chip.launch}); "
+            + (f"choose {overrides.one_of(choices)}" if choices else "no engine of the catalog does")
+        )
+    return found
 
 
 def _acceptance(speculate: Any, architecture: Architecture) -> tuple[float, ...]:
-    if speculate is None or speculate is False or speculate == "":
+    if speculate is False or speculate == "":
         return ()
     if not architecture.mtp:
+        if speculate is None:
+            return ()
         raise InputError(
             f"speculate: {architecture.name} ships no prediction layers (mtp) to draft with; leave it out"
         )
-    if speculate is True:
+    if speculate is True or speculate is None:
         return ACCEPTANCE
     words = speculate.split(",") if isinstance(speculate, str) else list(speculate)
     try:
@@ -286,6 +314,12 @@ def _check_layout(
         )
     if chips is not None and product > chips:
         raise InputError(f"{words} = {product} chips for one replica, but chips = {chips}")
+    replicas = fixed.get("replicas", 1)
+    if chips is not None and product * replicas > chips:
+        raise InputError(
+            f"replicas = {replicas}: {replicas} x {product} = {replicas * product} chips, but chips = {chips}; "
+            f"choose at most {chips // product}"
+        )
 
 
 def _choices(fixed: dict[str, Any], architecture: Architecture) -> str:

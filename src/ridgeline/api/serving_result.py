@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from ridgeline.api import saved, serving_words
+from ridgeline.api import saved, serving_operation, serving_words
 from ridgeline.api.results import version
 from ridgeline.api.serving_request import ServingRequest
 from ridgeline.api.written import written
+from ridgeline.explore import serving_effects
 from ridgeline.explore.serving_check import Check
 from ridgeline.explore.serving_plan import Load, ServingPlan, Target
 from ridgeline.explore.serving_search import ServingSearch, table_of
@@ -19,6 +20,7 @@ from ridgeline.facts import catalog
 from ridgeline.graph.serving.memory import memory
 from ridgeline.insight.serving_labels import labels_of
 from ridgeline.insight.serving_ladder import binds, ladder
+from ridgeline.insight.serving_sensitivity import ServingSensitivity
 from ridgeline.metrics import Rung
 
 
@@ -38,6 +40,7 @@ class ServingResult:
     seconds: float
     notes: tuple[str, ...] = ()
     command: str = ""
+    _memo: dict[str, Any] = field(default_factory=dict, repr=False)  # holds what is slow
 
     @property
     def load(self) -> Load:
@@ -77,6 +80,14 @@ class ServingResult:
         """Where the time between tokens goes; rungs sum to ``tpot_s``."""
         one = self.plan.service
         return ladder(one, table_of(one, self.load), self.plan.steady, self.load.isl, self.load.osl)
+
+    @property
+    def sensitivities(self) -> tuple[ServingSensitivity, ...]:
+        """What one change of the hardware, the software or the load would do, the largest gain first."""
+        if "sensitivities" not in self._memo:
+            found = serving_effects.effects(self.plan, self.load, self.target)
+            self._memo["sensitivities"] = found
+        return tuple(self._memo["sensitivities"])
 
     @property
     def labels(self) -> dict[str, str]:
@@ -136,7 +147,9 @@ class ServingResult:
             "tokens_per_s_chip": self.plan.tokens_per_s_chip,
             "ladder": [{"cause": rung.cause, "seconds": rung.seconds} for rung in self.ladder],
             "binds": binds(self.ladder).cause,
+            "sensitivities": [asdict(item) for item in self.sensitivities],
             "memory": memory_parts(self.plan),
+            "operation": serving_operation.to_dict(asked.operation),
             "check": None if self.check is None else _check(self.check),
             "max_rate": self.max_rate,
             "chips_needed": self.chips_needed,
@@ -211,6 +224,7 @@ def _check(found: Check) -> dict[str, Any]:
         "keeps_up": found.keeps_up,
         "met": found.met,
         "replicas": found.replicas,
+        "replicas_up": serving_words.replicas_up(found),
         "metrics": found.metrics.to_dict(),
     }
 

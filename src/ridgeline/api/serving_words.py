@@ -6,19 +6,26 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ridgeline.api.serving_operation import words as operation_words
+from ridgeline.api.serving_simulation import prepared
 from ridgeline.explore.serving_check import Check
 from ridgeline.explore.serving_plan import Load, ServingPlan, Target
 from ridgeline.facts.serving import Service
 from ridgeline.insight.serving_ladder import binds
+from ridgeline.insight.serving_sensitivity import ServingSensitivity
 from ridgeline.metrics import Rung
-from ridgeline.report.numerals import percent, significant
+from ridgeline.report.numerals import percent, signed_percent, significant
 from ridgeline.report.sheet import Sheet
+from ridgeline.sim.serving.fleet import Operation
 
 if TYPE_CHECKING:
     from ridgeline.api.serving_result import ServingResult
 
 SHOWN_FRONT = 8
 _BAR = 24
+_SMALL = 0.005  # gains below are not worth a line
 
 
 def time_words(seconds: float) -> str:
@@ -128,6 +135,20 @@ def ladder_lines(rungs: Sequence[Rung], bounds: tuple[float, float]) -> list[str
     return lines
 
 
+def effect_lines(effects: Sequence[ServingSensitivity]) -> list[str]:
+    """What shortens the chip time of a token or the time between tokens; changes with a catch come last."""
+    gains = [item for item in effects if min(item.chip, item.tpot) <= -_SMALL]
+    if not gains:
+        return ["  nothing that we tried gains 0.5 %"]
+    gains.sort(key=lambda item: bool(item.note))
+    rows = [
+        ("", item.name, signed_percent(item.chip), signed_percent(item.tpot), signed_percent(item.ttft), item.note)
+        for item in gains
+    ]  # fmt: skip
+    sheet = Sheet(("", "", "chip time", "TPOT", "TTFT", ""), tuple(rows), "llrrrl")
+    return sheet.text().splitlines()
+
+
 def check_lines(found: Check, target: Target, load: Load, rate: float | None) -> list[str]:
     """What the simulation says of the chosen plan."""
     rank = f"P{found.percentile:g}"
@@ -151,6 +172,52 @@ def check_lines(found: Check, target: Target, load: Load, rate: float | None) ->
             needed = chips_needed(found.plan, load.rate, rate)
             lines.append(f"{rate_words(load.rate)} need {needed:,} chips of this plan")
     return lines
+
+
+def replicas_up(found: Check) -> float | None:
+    """Replicas, prefill engines included, that were up in the mean; None where nobody counted."""
+    outcome = found.outcome
+    return None if math.isnan(outcome.replica_s) else outcome.replica_s / max(outcome.end_s, 1e-12)
+
+
+def operation_lines(found: Check, operation: Operation) -> list[str]:
+    """How the plan was run, where that is not as engines do on their own, and what became of requests."""
+    how = operation_words(operation, found.plan.replicas)
+    if not how:
+        return []
+    lines, up = [f"Run with {how}"], replicas_up(found)
+    said = [
+        f"{count:,} {status.replace('_', ' ')}"
+        for status, count in found.metrics.counts.items()
+        if count and status != "done"
+    ]
+    if said:
+        lines.append(f"Of {sum(found.metrics.counts.values()):,} requests {' and '.join(said)}")
+    if operation.autoscale is not None or operation.failures:
+        engines = found.replicas + found.plan.prefill_replicas
+        if up is not None:
+            lines.append(f"{significant(up)} of {engines} engines were up in the mean")
+    levels = found.requests.priority
+    if operation.urgent and levels is None:
+        lines.append(
+            f"TTFT P{found.percentile:g} of those that go first {time_words(_urgent_ttft(found, operation))}"
+        )
+    if found.metrics.cache_hit_share:
+        lines.append(
+            f"{percent(found.metrics.cache_hit_share, 0)} of prompt tokens were found in the KV cache"
+        )
+    return lines
+
+
+def _urgent_ttft(found: Check, operation: Operation) -> float:
+    """TTFT of requests that go first, at the percentile of the check [s]."""
+    outcome = found.outcome
+    first = prepared(found.requests, operation).priority
+    assert first is not None
+    kept = outcome.measured & (first == 0) & np.isfinite(outcome.first_token_s)
+    if not kept.any():
+        return math.nan
+    return float(np.percentile((outcome.first_token_s - outcome.sent_s)[kept], found.percentile))
 
 
 def chips_needed(plan: ServingPlan, wanted: float, held: float) -> int:
@@ -181,7 +248,8 @@ def serving_text(result: ServingResult, top: int) -> str:
         "\n".join([plan_sheet(shown).text(), counts]),
     ]
     if result.check is not None:
-        parts.append("\n".join(check_lines(result.check, result.target, result.load, result.max_rate)))
+        lines = check_lines(result.check, result.target, result.load, result.max_rate)
+        parts.append("\n".join([*lines, *operation_lines(result.check, result.request.operation)]))
     if result.load.users is None and result.load.rate is None and len(found.front) > 1:
         title = "What a user gets against what a chip gives"
         parts.append("\n".join([title, plan_sheet(thinned(found.front), numbered=False).text()]))
@@ -190,6 +258,7 @@ def serving_text(result: ServingResult, top: int) -> str:
     title = f"Where the time between tokens goes (plan 1); most of it is {rung.cause} ({share})"
     parts += [
         "\n".join([title, *ladder_lines(result.ladder, result.tpot_range_s)]),
+        "\n".join(["What would help most (chip time of a token)", *effect_lines(result.sensitivities)]),
         label_line(result.labels),
     ]
     parts.append("\n".join(f"note: {note}" for note in dict.fromkeys(result.all_notes)))

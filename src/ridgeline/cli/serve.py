@@ -16,7 +16,9 @@ OUTPUTS = (".html", ".json")
 LAUNCHERS = (".sh", ".yaml", ".yml")
 NAMES = (
     "on", "chips", "isl", "osl", "rate", "concurrency", "trace", "ttft", "tpot", "percentile",
-    "precision", "experts", "kv", "chunk", "max_seqs", "disaggregated", "tp", "pp", "ep", "dp",
+    "precision", "experts", "kv", "chunk", "max_seqs", "disaggregated", "tp", "pp", "ep", "dp", "cp",
+    "replicas", "router", "min_replicas", "scale_at", "scale_every", "cold_start", "fail", "on_failure", "timeout",
+    "urgent", "kv_tier", "preemption", "prefix_cache",
 )  # fmt: skip
 
 
@@ -60,6 +62,12 @@ def serve(
     pp: Annotated[int | None, typer.Option(help="pipeline parallel")] = None,
     ep: Annotated[int | None, typer.Option(help="expert parallel")] = None,
     dp: Annotated[int | None, typer.Option(help="attention data parallel inside a replica")] = None,
+    cp: Annotated[
+        int | None,
+        typer.Option(
+            help="context parallel prefill [searched for pools of prefill engines and long prompts]"
+        ),
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(metavar="FORMAT", help="format of linear layers [searched]")
     ] = None,
@@ -83,15 +91,68 @@ def serve(
         ),
     ] = None,
     speculate: Annotated[
-        bool, typer.Option("--speculate", help="search drafts by the model's own prediction layers too")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--speculate/--no-speculate",
+            help="search drafts by the model's own prediction layers [where it has such]",
+        ),
+    ] = None,
     acceptance: Annotated[
         str | None,
-        typer.Option(metavar="P,P,..", help="chance of each draft, implies --speculate [0.85,0.7,0.6]"),
+        typer.Option(metavar="P,P,..", help="chance that each draft is accepted [0.85,0.7,0.6]"),
     ] = None,
     simulate: Annotated[
         bool | None,
         typer.Option(help="check plans in the event simulation [where a target, rate or trace is given]"),
+    ] = None,
+    replicas: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="engines of one pool [as many as the chips hold or a rate needs]"),
+    ] = None,
+    router: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="round-robin, least-loaded, prefix or session [least-loaded]"),
+    ] = None,
+    min_replicas: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="replicas always up; up to --replicas follow the load [all are up]"),
+    ] = None,
+    scale_at: Annotated[
+        str | None, typer.Option(metavar="N", help="requests on a replica that call for another [32]")
+    ] = None,
+    scale_every: Annotated[
+        str | None, typer.Option(metavar="TIME", help="between two decisions to scale [10 s]")
+    ] = None,
+    cold_start: Annotated[
+        str | None, typer.Option(metavar="TIME", help="until a started replica serves [60 s]")
+    ] = None,
+    fail: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AT:DOWN[:REPLICA]", help="a failure, such as 60s:120s:0; repeatable"),
+    ] = None,
+    on_failure: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="retry or lose the requests of a failed replica [retry]"),
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="a request without a token by then is dropped [never]")
+    ] = None,
+    urgent: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="share of requests that go first; a trace may have its own"),
+    ] = None,
+    kv_tier: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:SIZE:BANDWIDTH[:LATENCY]",
+            help="memory of an attention rank below HBM for KV cache, such as host:200GB:50GB/s; repeatable",
+        ),
+    ] = None,
+    preemption: Annotated[
+        str | None, typer.Option(metavar="NAME", help="recompute, or swap to the first --kv-tier [recompute]")
+    ] = None,
+    prefix_cache: Annotated[
+        bool | None, typer.Option(help="find blocks of earlier prompts again [yes, where prompts share text]")
     ] = None,
     settings: shared.Set = None,
     top: Annotated[int, typer.Option(help="plans to show")] = 5,
@@ -137,13 +198,15 @@ def found(options: dict[str, Any], command: str = "") -> ServingResult:
 
     if options["top"] < 1:
         raise shared.Mistake(f"--top {options['top']}: expected 1 or more")
+    if options["acceptance"] is not None and options["speculate"] is False:
+        raise shared.Mistake(f"--acceptance {options['acceptance']} and --no-speculate: give one")
     counter = shared.Counter("plans and simulations")
     try:
         return plan(
             options["model"],
             **{name: options[name] for name in NAMES},
             engine=options["engine"],
-            speculate=options["acceptance"] or options["speculate"],
+            speculate=options["speculate"] if options["acceptance"] is None else options["acceptance"],
             simulate=options["simulate"],
             settings=options["settings"] or (),
             progress=counter.add,

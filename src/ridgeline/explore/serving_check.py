@@ -24,6 +24,7 @@ from ridgeline.sim.serving.table import StepTable
 from ridgeline.sim.serving.traffic import requests_of
 
 FEWEST, MOST = 1000, 20_000  # requests of one check
+LONGEST = 200_000  # where a span of time is asked for
 BISECTIONS = 10
 TRIES = 10  # plans that are simulated until one keeps the target
 REFINEMENTS = 4  # batches tried between two powers of two
@@ -83,16 +84,23 @@ def check(
     simulate: Simulate,
     *,
     requests: Requests | None = None,
+    together_s: float | None = None,
     seed: int = 0,
 ) -> Check:
-    """Simulate ``plan`` under ``load`` (or under its own, where that is open), or with the ``requests`` of a trace."""
+    """Simulate ``plan`` under ``load`` (or under its own, where that is open), or with the ``requests`` of a trace.
+
+    ``together_s``: all replicas together, for at least so long; None = one with its share of the requests speaks for
+    them.
+    """
     if requests is not None:
         replicas, words = plan.replicas, f"{len(requests):,} requests of the trace"
     else:
-        replicas = plan.replicas if plan.disaggregated else 1
+        replicas = plan.replicas if plan.disaggregated or together_s is not None else 1
         share = replicas / plan.replicas
         if load.rate is not None:
-            requests, words = open_loop(load, load.rate * share, plan.users * share, target, seed)
+            requests, words = open_loop(
+                load, load.rate * share, plan.users * share, target, seed, together_s or 0.0
+            )
         else:
             requests, words = closed_loop_of(
                 load, round((load.users or plan.all_users) * share), target, seed
@@ -143,10 +151,16 @@ def _keeps_up(first_s: np.ndarray, between_s: float) -> bool:
     return late <= GROWTH * early + 10.0 * between_s
 
 
-def open_loop(load: Load, rate: float, users: float, target: Target, seed: int) -> tuple[Requests, str]:
-    """Poisson arrivals of ``rate`` a second, of which ``users`` are under way; the first fifth does not count."""
+def open_loop(
+    load: Load, rate: float, users: float, target: Target, seed: int, least_s: float = 0.0
+) -> tuple[Requests, str]:
+    """Poisson arrivals of ``rate`` a second, of which ``users`` are under way; the first fifth does not count.
+
+    ``least_s``: they go on for at least so long, but are at most `LONGEST`.
+    """
     needed = 40.0 / (1.0 - target.percentile / 100.0) if target.percentile < 100.0 else MOST
     count = int(np.clip(max(needed, 5.0 * users), FEWEST, MOST))
+    count = max(count, min(math.ceil(rate * least_s), LONGEST))
     traffic = Traffic(
         arrivals=Poisson(rate_per_s=rate), lengths=_lengths(load), num_requests=count, seed=seed
     )
@@ -201,12 +215,14 @@ def first_that_keeps(
     *,
     chips: int | None = None,
     requests: Requests | None = None,
+    together_s: float | None = None,
+    grows: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Check, int]:
     """The first plan whose percentiles keep the target, else the one that misses least; and how many were tried.
 
     Where a rate and a target are given the number of replicas follows from them: a plan that misses comes back with
-    one more, as long as ``chips`` allow.
+    one more, as long as it ``grows`` and ``chips`` allow.
     """
     closest: Check | None = None
     waiting = [(plan.chips if load.rate is not None else 0, n, plan) for n, plan in enumerate(plans)]
@@ -214,7 +230,7 @@ def first_that_keeps(
     while waiting and tried < 2 * TRIES:
         waiting.sort(key=lambda item: item[:2])
         _, number, plan = waiting.pop(0)
-        found = check(plan, load, target, simulate, requests=requests)
+        found = check(plan, load, target, simulate, requests=requests, together_s=together_s)
         tried += 1
         if progress:
             progress(1)
@@ -222,14 +238,16 @@ def first_that_keeps(
             return found, tried
         if closest is None or _miss(found, target) < _miss(closest, target):
             closest = found
-        more = grown(found, load, target) if load.rate is not None and target.given else None
+        more = grown(found, load, target) if grows and load.rate is not None and target.given else None
         if more is not None and (chips is None or more.chips <= chips):
             waiting.append((more.chips, number, more))
     assert closest is not None, "a search without plans is checked"
     return closest, tried
 
 
-def refined(found: Check, load: Load, target: Target, simulate: Simulate) -> Check:
+def refined(
+    found: Check, load: Load, target: Target, simulate: Simulate, *, together_s: float | None = None
+) -> Check:
     """The plan of a check that was met, with as many users as its engines hold below twice as many: a few halvings.
 
     Searched batches are powers of two, so that up to half of what a plan could do lies between them.
@@ -246,7 +264,11 @@ def refined(found: Check, load: Load, target: Target, simulate: Simulate) -> Che
             break
         steady = closed_loop(table, load.isl, load.osl, users)
         more = check(
-            plan_of(plan.service, plan.replicas, plan.chips, steady, osl=load.osl), load, target, simulate
+            plan_of(plan.service, plan.replicas, plan.chips, steady, osl=load.osl),
+            load,
+            target,
+            simulate,
+            together_s=together_s,
         )
         if more.met:
             low, found = users, more
@@ -285,6 +307,7 @@ def largest_rate(
     target: Target,
     simulate: Simulate,
     *,
+    together_s: float | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> float:
     """Requests a second that all replicas of ``plan`` hold under Poisson arrivals, by bisection [1/s].
@@ -296,9 +319,10 @@ def largest_rate(
 
     def held(rate: float) -> bool:
         """Whether one rate is held; the same random numbers serve every rate."""
-        share = 1.0 if plan.disaggregated else 1.0 / plan.replicas
-        replicas = plan.replicas if plan.disaggregated else 1
-        requests, words = open_loop(load, rate * share, plan.users * share, target, 0)
+        together = together_s is not None or plan.disaggregated
+        share = 1.0 if together else 1.0 / plan.replicas
+        replicas = plan.replicas if together else 1
+        requests, words = open_loop(load, rate * share, plan.users * share, target, 0, together_s or 0.0)
         judged = _judged(plan, load, target, simulate, requests, words, replicas)
         if progress:
             progress(1)

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ridgeline.explore import serving_pools as pools
 from ridgeline.explore.serving_plan import Load, ServingPlan, Target
-from ridgeline.explore.serving_space import ServingSpace
+from ridgeline.explore.serving_space import ServingSpace, context_parallel
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.serving import Precision, Service
 from ridgeline.graph.serving.memory import Memory, format_bytes, memory
-from ridgeline.sim.serving.build import step_table
+from ridgeline.sim.serving.build import drafts_fit, step_table, with_drafts
 from ridgeline.sim.serving.steady import Steady, closed_loop
 from ridgeline.sim.serving.table import StepTable
 
@@ -32,6 +32,9 @@ READING = 20.0
 HEADROOM = 0.85
 #: Prefill engines that are combined with every decode engine of the same software and formats.
 PREFILLS = 4
+#: Prompts from so many tokens on are also divided over ranks of context parallelism, so many ways: shorter ones leave
+#: each rank too few tokens to fill its kernels.
+LONG_PROMPT, DIVISIONS = 16_384, (1, 2, 4, 8)
 #: Chips that engines may take where the number of chips is open: two scale-up domains, at least and at most so many.
 OPEN_CHIPS = (16, 64)
 #: Answers whose times differ by less are as good as each other.
@@ -87,8 +90,19 @@ class _Found:
 
     plans: list[ServingPlan] = field(default_factory=list)
     tables: list[tuple[Service, StepTable]] = field(default_factory=list)
+    replicas: int | None = None  # of one pool, where they are fixed
+    plain: dict[tuple[object, ...], StepTable] = field(default_factory=dict)  # without drafts
     considered: int = 0
     lack: Lack | None = None
+
+    def table(self, one: Service, load: Load) -> StepTable:
+        """The step times; drafts start from those without, if these are known."""
+        key = (one.engine.name, one.layout, one.precision, one.limits)
+        if not one.speculation.drafts:
+            self.plain[key] = table_of(one, load)
+            return self.plain[key]
+        plain = self.plain.get(key)
+        return with_drafts(plain, one) if plain and drafts_fit(plain, one) else table_of(one, load)
 
 
 def search(
@@ -113,9 +127,16 @@ def search(
         NothingFits: no service is legal, or none fits.
         ValueError: neither chips nor a rate.
     """
-    if chips is None and load.rate is None:
+    if chips is None and load.rate is None and not (space and "replicas" in space.fixed):
         raise ValueError("chips: missing; without them a rate must say how many are needed")
-    chosen, wanted, found = space or ServingSpace(), target or Target(), _Found()
+    chosen, wanted = space or ServingSpace(), target or Target()
+    found = _Found(replicas=chosen.fixed.get("replicas"))
+    cp: tuple[int, ...] = DIVISIONS if load.isl >= LONG_PROMPT else (1,)
+    if divided and "cp" in chosen.fixed:  # only prompts are divided, so only prefill engines are
+        cp = (chosen.fixed["cp"],)
+        chosen = replace(chosen, fixed={k: v for k, v in chosen.fixed.items() if k != "cp"})
+    elif "cp" in chosen.fixed:
+        cp = (1,)
     room = chips or int(np.clip(2 * (cluster.tiers[0].size or OPEN_CHIPS[0]), *OPEN_CHIPS))
     for base in chosen.bases(architecture, chip, cluster):
         _add(found, chosen.services(base, room, load.longest_prompt), chips, load, wanted, progress)
@@ -131,7 +152,7 @@ def search(
     if divided:
         found.plans.clear()
     if divided is not False:
-        pairs = _apart(found.tables, chips, load, wanted)
+        pairs = _apart(found.tables, chips, load, wanted, cp)
         found.plans += pairs
         if progress:
             progress(len(pairs))
@@ -176,19 +197,28 @@ def _add(
             if found.lack is None or lacking < found.lack.lacking_bytes:
                 found.lack = Lack(one, lacking)
             continue
-        table = table_of(one, load)
+        table = found.table(one, load)
         found.tables.append((one, table))
-        plans = list(_plans(one, table, chips, load, target))
+        plans = list(_plans(one, table, chips, load, target, found.replicas))
         found.plans += plans
         if progress:
             progress(len(plans))
 
 
 def _plans(
-    one: Service, table: StepTable, chips: int | None, load: Load, target: Target
+    one: Service,
+    table: StepTable,
+    chips: int | None,
+    load: Load,
+    target: Target,
+    fixed: int | None = None,
 ) -> Iterator[ServingPlan]:
-    """One service at the loads that are asked for."""
-    if load.rate is not None and (chips is None or target.given):
+    """One service at the loads that are asked for; ``fixed``: so many replicas, on chips of their own."""
+    if fixed is not None:
+        if chips is not None and fixed * one.layout.chips > chips:
+            return
+        chips = fixed * one.layout.chips
+    elif load.rate is not None and (chips is None or target.given):
         plan = _enough(one, table, chips, load, load.rate, target)
         if plan is not None:
             yield plan
@@ -283,18 +313,24 @@ def plan_of(
 
 
 def _apart(
-    tables: Sequence[tuple[Service, StepTable]], chips: int | None, load: Load, target: Target
+    tables: Sequence[tuple[Service, StepTable]],
+    chips: int | None,
+    load: Load,
+    target: Target,
+    cp: tuple[int, ...],
 ) -> list[ServingPlan]:
-    """Prefill and decode pools of one engine's software and formats."""
+    """Prefill and decode pools of one engine's software and formats; ``cp``: ranks that may share a prompt."""
     groups: dict[tuple[str, Precision], list[tuple[Service, StepTable]]] = {}
     for one, table in tables:
         groups.setdefault((one.engine.name, one.precision), []).append((one, table))
     plans = []
     for members in groups.values():
-        prefills = _prefills(members, load)
+        prefills = _prefills(members, load, chips, cp)
+        seen = set()
         for one, table in members:
-            if one.limits.max_batched_tokens not in (None, one.engine.max_batched_tokens):
+            if (one.layout, one.speculation) in seen:
                 continue  # a decode engine's chunk size is without effect
+            seen.add((one.layout, one.speculation))
             for users in _decode_batches(one, table, chips, load):
                 steady = pools.decode_alone(table, load.isl, load.osl, users)
                 if steady is None:
@@ -332,16 +368,35 @@ class _Prefill:
         return self.service.layout.chips
 
 
-def _prefills(members: Sequence[tuple[Service, StepTable]], load: Load) -> list[_Prefill]:
+def _prefills(
+    members: Sequence[tuple[Service, StepTable]], load: Load, chips: int | None, cp: tuple[int, ...]
+) -> list[_Prefill]:
     """The prefill engines that no other beats in time and in prompts a chip, best yield first."""
-    rated = [
+    alone = [(one, table) for one, table in members if one.speculation.method == "none"]
+    kept = _fastest(_rated(alone, load))
+    wide = []
+    for one in (item.service for item in kept):
+        layout = one.layout
+        if layout.dp > 1 or layout.pp > 1 or not context_parallel(one):
+            continue
+        for ways in cp:
+            divided = one.replace(layout=replace(layout, cp=ways))
+            if ways > 1 and divided.layout.chips < (chips or math.inf):
+                wide.append((divided, table_of(divided, load)))
+    return _fastest([*(kept if 1 in cp else []), *_rated(wide, load)])
+
+
+def _rated(members: Sequence[tuple[Service, StepTable]], load: Load) -> list[_Prefill]:
+    return [
         _Prefill(one, pools.prefill_rate(table, load.isl), pools.transfer_s(one, table, load.isl))
         for one, table in members
-        if one.speculation.method == "none"
     ]
-    rated.sort(key=lambda item: (-item.rate.requests_per_s / item.chips, item.rate.took_s))
+
+
+def _fastest(rated: list[_Prefill]) -> list[_Prefill]:
+    """Those with the best yield of all that are as fast, so many."""
     kept: list[_Prefill] = []
-    for item in rated:
+    for item in sorted(rated, key=lambda item: (-item.rate.requests_per_s / item.chips, item.rate.took_s)):
         if not kept or item.rate.took_s < 0.95 * kept[-1].rate.took_s:
             kept.append(item)
     return kept[:PREFILLS]

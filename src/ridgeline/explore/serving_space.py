@@ -25,13 +25,10 @@ from ridgeline.facts.engine import Engine
 from ridgeline.facts.services import default_cache, service
 from ridgeline.facts.serving import Layout, Limits, Precision, Service, Speculation
 
-#: Frameworks that are searched; TensorRT-LLM runs on NVIDIA's chips alone.
+#: Frameworks that are searched.
 FRAMEWORKS = ("vllm", "sglang", "trtllm")
 #: Tokens of one step and attention rank that are tried beside the engine's own default.
 CHUNKS = (2048, 8192, 16384)
-#: Chance that the first, second and third draft of multi-token prediction is accepted: an assumption. DeepSeek
-#: reports 0.85 to 0.9 for the first (arXiv:2412.19437, section 5.4.3); later ones are guessed to fall.
-ACCEPTANCE = (0.85, 0.7, 0.6)
 #: Families whose 8-bit checkpoints carry scales of blocks of 128 x 128 weights.
 BLOCKED = ("deepseek", "kimi", "glm", "minimax", "qwen3", "qwen3-next")
 #: Families that were trained in 8 bits: nobody serves the widened copy.
@@ -43,9 +40,9 @@ BLOCK = 128
 class ServingSpace:
     """Which services to look at.
 
-    ``fixed`` holds fields of `Layout`, and ``precision``, ``experts``, ``kv`` (names of formats), ``chunk`` and
-    ``max_seqs``. ``engines`` are names or values; none = those of the chip's vendor. ``acceptance`` adds speculation
-    by the model's own prediction layers.
+    ``fixed`` holds fields of `Layout`, and ``precision``, ``experts``, ``kv`` (names of formats), ``chunk``,
+    ``max_seqs`` and ``replicas``. ``engines`` are names or values; none = those that run on the chip. ``acceptance``
+    adds speculation by the model's own prediction layers, of one to so many drafts.
     """
 
     fixed: dict[str, Any] = field(default_factory=dict)
@@ -72,17 +69,18 @@ class ServingSpace:
         return [default_cache(dataclasses.replace(one, kv=kv), base.engine) for one in found]
 
     def speculations(self, architecture: Architecture) -> list[Speculation]:
-        """Off; where the model ships prediction layers and it is asked for, also one draft and all of them."""
-        found = [Speculation()]
-        if self.acceptance and architecture.mtp:
-            lengths = dict.fromkeys((1, len(self.acceptance)))
-            found += [Speculation(method="mtp", acceptance=self.acceptance[:n]) for n in lengths]
-        return found
+        """One to all drafts by the prediction layers that the model ships; none without them."""
+        if not architecture.mtp:
+            return []
+        return [
+            Speculation(method="mtp", acceptance=self.acceptance[:n])
+            for n in range(1, len(self.acceptance) + 1)
+        ]
 
     def limits(self, base: Service, prompt: int) -> Limits:
         """Limits that are fixed; an engine that prefills whole prompts gets steps that hold the longest."""
         chunk = self.fixed.get("chunk")
-        if chunk is None and not _holds(base, base.max_batched_tokens, prompt):
+        if chunk is None and not holds(base, base.max_batched_tokens, prompt):
             chunk = 2 ** math.ceil(math.log2(prompt))
         return Limits(max_seqs=self.fixed.get("max_seqs"), max_batched_tokens=chunk)
 
@@ -92,45 +90,49 @@ class ServingSpace:
         ``prompt``: tokens of the longest prompt.
         """
         architecture, limits = base.architecture, self.limits(base, prompt)
-        if not _holds(base, limits.max_batched_tokens or base.max_batched_tokens, prompt):
+        if not holds(base, limits.max_batched_tokens or base.max_batched_tokens, prompt):
             return
         for precision in self.precisions(base):
             for layout in layouts(architecture, precision, base.cluster, chips, self.fixed):
-                for speculation in self.speculations(architecture):
-                    yield base.replace(
-                        layout=layout, precision=precision, speculation=speculation, limits=limits
-                    )
+                if layout.cp == 1 or context_parallel(base):
+                    yield base.replace(layout=layout, precision=precision, limits=limits)
 
     def variants(self, one: Service, prompt: int) -> Iterator[Service]:
-        """The service with other chunk sizes and with a cache in fp8, as far as these are open."""
+        """The service with other chunk sizes, with a cache in fp8, and with drafts, as far as these are open."""
         caches = [one.precision]
         if "kv" not in self.fixed and "fp8" in one.chip.matrix and one.precision.kv != "fp8":
             caches.append(dataclasses.replace(one.precision, kv="fp8"))
         chunks = [one.limits.max_batched_tokens]
         if "chunk" not in self.fixed:
             chunks += [
-                chunk for chunk in CHUNKS if chunk != one.max_batched_tokens and _holds(one, chunk, prompt)
+                chunk for chunk in CHUNKS if chunk != one.max_batched_tokens and holds(one, chunk, prompt)
             ]
         for precision in caches:
             for chunk in chunks:
                 if (precision, chunk) != (one.precision, one.limits.max_batched_tokens):
                     limits = dataclasses.replace(one.limits, max_batched_tokens=chunk)
                     yield one.replace(precision=precision, limits=limits)
+            for speculation in self.speculations(one.architecture):
+                yield one.replace(precision=precision, speculation=speculation)
 
 
 def engines_of(chip: Chip) -> list[Engine]:
     """The newest engine of each framework that runs on a chip: one for its vendor alone goes before one for all."""
     known = [catalog.engine(name) for name in catalog.names("engines")]
-    vendor = chip.vendor.lower()
     found = []
-    for framework in FRAMEWORKS if vendor == "nvidia" else FRAMEWORKS[:2]:
-        same = [one for one in known if one.framework == framework and one.vendor.lower() in ("", vendor)]
+    for framework in FRAMEWORKS:
+        same = [one for one in known if one.framework == framework and one.runs_on(chip)]
         if same:
             found.append(max(same, key=lambda one: (bool(one.vendor), one.since, one.name)))
     return found
 
 
-def _holds(one: Service, chunk: int, prompt: int) -> bool:
+def context_parallel(one: Service) -> bool:
+    """Whether the engine divides the prompts of this model over ranks of context parallelism."""
+    return one.engine.context_parallel == ("experts" if is_moe(one.architecture) else "dense")
+
+
+def holds(one: Service, chunk: int, prompt: int) -> bool:
     """Whether an engine with steps of ``chunk`` tokens takes prompts that long: all do that prefill in chunks."""
     return one.engine.schedule != "whole" or chunk >= prompt
 
@@ -215,6 +217,8 @@ def wrong(architecture: Architecture, precision: Precision, layout: Layout) -> s
                 f"tp x dp / ep = {layout.moe_tp} does not divide the {layer.mlp.ffn} columns of an expert"
                 + (f" into whole blocks of {block}" if block > 1 else "")
             )
+    if layout.cp > 1 and (layout.dp > 1 or layout.pp > 1):
+        return f"cp = {layout.cp} goes with dp 1 and pp 1: engines divide prompts over whole replicas of one stage"
     if not is_moe(architecture) and (layout.dp > 1 or layout.ep > 1):
         return f"{architecture.name} has no experts: dp and ep are 1, more chips are more replicas"
     if layout.pp > architecture.num_layers:

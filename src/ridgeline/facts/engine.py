@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ridgeline.facts.chip import Chip
 from ridgeline.facts.spec import Bytes, Count, Fraction, Seconds, Spec
 
 Framework = Literal["vllm", "sglang", "trtllm"]
@@ -88,6 +89,14 @@ class Engine(Spec):
         description="latency of a request outside steps: HTTP, tokenising, hand-over between processes, first answer",
     )
     vendor: str = Field("", description="only for chips of this vendor; empty = all others")
+    supports: dict[str, Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")]] = Field(
+        {},
+        description="vendors whose chips it runs on, each with the launch month of the oldest generation; none = any",
+    )
+    context_parallel: Literal["", "dense", "experts"] = Field(
+        "",
+        description="models whose prompts it divides over ranks of context parallelism: none, without, with experts",
+    )
     host_launch: Seconds = Field(
         description="host time to launch one kernel outside graphs; a step is never shorter than its launches"
     )
@@ -111,3 +120,12 @@ class Engine(Spec):
     )
     rows: int = Field(0, ge=0, description="measured rows that inform its numbers")
     source: str
+
+    def runs_on(self, chip: Chip) -> bool:
+        """Whether the software is made for a chip."""
+        if self.vendor and self.vendor.lower() != chip.vendor.lower():
+            return False
+        if not self.supports:
+            return True
+        since = {name.lower(): month for name, month in self.supports.items()}.get(chip.vendor.lower())
+        return since is not None and chip.launch >= since[: len(chip.launch)]

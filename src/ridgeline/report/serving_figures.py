@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 
 from ridgeline.report import theme
 from ridgeline.report.figures import Figure, text
-from ridgeline.report.numerals import MINUS, gigabytes, percent, significant
-from ridgeline.report.serving_parts import ChipMemory, Latency, ServingPoint, State, StepBlock, engines_of
+from ridgeline.report.numerals import MINUS, gigabytes, percent, signed_percent, significant
+from ridgeline.report.serving_parts import (
+    ChipMemory,
+    Latency,
+    ServingEffect,
+    ServingPoint,
+    State,
+    StepBlock,
+    engines_of,
+)
 
 MAX_POINTS = 2000  # deployments drawn; the fronts are always drawn whole
 MAX_STEPS = 6000  # steps drawn; more are narrower than a pixel, and make the page heavy
@@ -244,11 +252,15 @@ def step_gantt(steps: Sequence[StepBlock]) -> Figure:
                     "line": {"width": 0.5, "color": theme.colour("paper")},
                 },
                 "customdata": [
-                    [text(step.engine), significant((step.end_s - step.start_s) * 1e3), f"{step.tokens:,}"]
+                    [
+                        text(step.engine),
+                        significant((step.end_s - step.start_s) * 1e3),
+                        f"{step.tokens:,} tokens" + (f" of {step.batch}" if step.batch else ""),
+                    ]
                     for step in mine
                 ],
                 "hovertemplate": f"%{{customdata[0]}}: {text(kind)}<br>%{{customdata[1]}} ms from "
-                "%{base:.4f} s<br>%{customdata[2]} tokens<extra></extra>",
+                "%{base:.4f} s<br>%{customdata[2]}<extra></extra>",
             }
         )
     named = range(0, len(lanes), max(1, math.ceil(len(lanes) / 32)))
@@ -262,6 +274,44 @@ def step_gantt(steps: Sequence[StepBlock]) -> Figure:
             tickvals=list(named), ticktext=[text(lanes[i]) for i in named],
         ),
     )  # fmt: skip
+    return {"data": data, "layout": layout}
+
+
+def effect_bars(effects: Sequence[ServingEffect]) -> Figure:
+    """Relative change of the chip time of a token and of the time between tokens for each what-if; less is left."""
+    names = [text(effect.name) for effect in effects]
+    data = []
+    for title, colour, values in (
+        ("chip time of a token", "blue", [effect.chip for effect in effects]),
+        ("time between tokens", "orange", [effect.tpot for effect in effects]),
+    ):
+        data.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": title,
+                "y": names,
+                "x": [100.0 * value for value in values],
+                "marker": {"color": theme.colour(colour)},
+                "text": [signed_percent(value) for value in values],
+                "textposition": "outside",
+                "textangle": 0,
+                "cliponaxis": False,
+                "customdata": [text(effect.note) for effect in effects],
+                "hovertemplate": f"%{{y}}<br>{title} %{{text}}<br>%{{customdata}}<extra></extra>",
+            }
+        )
+    reached = [100.0 * value for effect in effects for value in (effect.chip, effect.tpot)] or [0.0]
+    low, high = min(0.0, *reached), max(0.0, *reached)
+    pad = 0.2 * max(high - low, 1e-9)
+    layout = theme.layout(
+        height=110 + 46 * max(1, len(effects)),
+        bargap=0.28,
+        xaxis=theme.axis(
+            "change, %", range=[low - pad, high + pad], zeroline=True, zerolinecolor=theme.colour("line")
+        ),
+        yaxis=_names_axis(),
+    )
     return {"data": data, "layout": layout}
 
 

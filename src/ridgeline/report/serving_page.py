@@ -11,11 +11,12 @@ import numpy as np
 
 from ridgeline.report import serving_figures as figures
 from ridgeline.report.frame import Panel, render
-from ridgeline.report.numerals import MINUS, gigabytes, percent, significant
+from ridgeline.report.numerals import MINUS, gigabytes, percent, signed_percent, significant
 from ridgeline.report.serving_parts import (
     ChipMemory,
     Latency,
     Metric,
+    ServingEffect,
     ServingPoint,
     State,
     StepBlock,
@@ -51,6 +52,7 @@ class ServingReport:
     state: State | None = None
     ladder: Sequence[tuple[str, float]] = ()
     ladder_note: str = ""
+    effects: Sequence[ServingEffect] = ()
     steps: Sequence[StepBlock] = ()
     memory: Sequence[ChipMemory] = ()
     inputs: Mapping[str, Sheet] = field(default_factory=dict)
@@ -105,6 +107,8 @@ def _others(report: ServingReport) -> list[Panel]:
         lead = report.ladder_note or "One decode step, one bar per cause."
         drawn = figures.step_ladder(report.ladder)
         panels.append(Panel("step", "Where a decode step goes", lead, drawn, ladder_sheet(report.ladder)))
+    if report.effects:
+        panels.append(_effects(report.effects))
     if steps := [step for step in report.steps if step.end_s > step.start_s]:
         panels.append(_steps(steps))
     if report.memory:
@@ -197,10 +201,30 @@ def _state(state: State) -> Panel:
     return Panel("state", "Load over time", lead, figures.state_over_time(state), sheet)
 
 
+def _effects(effects: Sequence[ServingEffect]) -> Panel:
+    rows = tuple(
+        (
+            effect.name,
+            signed_percent(effect.chip),
+            signed_percent(effect.tpot),
+            signed_percent(effect.ttft),
+            effect.note,
+        )
+        for effect in effects
+    )
+    sheet = Sheet(("change", "chip time of a token", "TPOT", "TTFT", "remark"), rows, "lrrrl")
+    lead = "Change of the means when one input changes and all else stays, the number of users too."
+    return Panel("sensitivity", "What would help", lead, figures.effect_bars(effects), sheet)
+
+
 def _steps(steps: Sequence[StepBlock]) -> Panel:
     engines, drawn = engines_of(steps), figures.drawn_engines(steps)
     begin, end = min(step.start_s for step in steps), max(step.end_s for step in steps)
-    lead = f"{len(steps):,} steps of {len(engines):,} engines in {significant(end - begin)} s. Blank is idle."
+    several = "s" if len(engines) > 1 else ""
+    lead = (
+        f"{len(steps):,} steps of {len(engines):,} engine{several} in {significant(end - begin)} s, cut at its edges. "
+        "Blank is idle."
+    )
     if len(drawn) < len(engines):
         lead += f" The first {len(drawn)} engines are drawn; the table has all."
     sheet = steps_sheet(steps)

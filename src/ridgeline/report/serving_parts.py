@@ -62,13 +62,39 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class StepBlock:
-    """One step of one engine; ``kind`` is prefill, decode, mixed or a name of its own."""
+    """One step of one engine; ``kind`` is prefill, decode, mixed or a name of its own.
+
+    ``decodes``, ``prefills``: requests that get a token each, and chunks of prompts.
+    """
 
     engine: str
     kind: str
     start_s: float
     end_s: float
     tokens: int
+    decodes: int = 0
+    prefills: int = 0
+
+    @property
+    def batch(self) -> str:
+        """What runs in the step, in words; empty where it is not known."""
+        several = [
+            f"{count:,} {noun}{'s' if count > 1 else ''}"
+            for count, noun in ((self.prefills, "prompt"), (self.decodes, "decode"))
+            if count
+        ]
+        return " and ".join(several)
+
+
+@dataclass(frozen=True, slots=True)
+class ServingEffect:
+    """What one change does, relative: -0.27 means 27 % less chip time of a token, TPOT or TTFT."""
+
+    name: str
+    chip: float
+    tpot: float
+    ttft: float
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,6 +101,14 @@ class _Division:
     def _sum(self, name: str) -> list[Part]:
         return [Message(name, "all_reduce", 2.0 * self.h, "tp")] if self.tp > 1 else []
 
+    def _gather(self, size: float) -> list[Part]:
+        """Context parallelism: a rank's tokens see the keys and values of all, gathered layer by layer.
+
+        ``size``: keys and values of a token [B]; the buffer holds those of all ranks.
+        """
+        cp = float(self.layout.cp)
+        return [Message("keys of all ranks", "all_gather", size * cp, "cp")] if cp > 1 else []
+
     # Mixers
 
     def _mixer(self, layer: Layer) -> list[Part]:
@@ -129,6 +137,7 @@ class _Division:
             parts.append(Pass("qk norm", 4.0 * (q + k)))
         parts += [
             Pass("rotary and cache", 4.0 * (q + k) + 4.0 * k),
+            *self._gather(4.0 * k),
             Core("attention", "attention", heads, kv, d, d, reach, mixer.chunked),
         ]
         if gate:
@@ -148,6 +157,7 @@ class _Division:
             Product("absorbed k", lora, nope, WIDE, copies=heads, where="decode"),
             Pass("rotary and cache", 4.0 * heads * rope + 4.0 * (lora + rope)),
         ]
+        parts += self._gather(2.0 * (lora + rope))
         reach = float(mixer.index_topk or "inf")
         if mixer.index_heads:
             wide = float(mixer.index_heads * mixer.index_dim)
@@ -200,11 +210,13 @@ class _Division:
             Pass("scan", 2.0 * state / 256.0 + 16.0 * convolved, where="prefill", kernels=5.0),
         ]
         if mixer.dt_rank is not None:
-            rank = float(mixer.dt_rank)
-            parts += [
-                Product("x proj", rank + 2 * mixer.state, inner, WIDE),
-                Product("dt proj", inner, rank, WIDE),
-            ]
+            # Step size, B and C come from all channels, which the ranks share: one more sum, of these few columns
+            # (vllm/model_executor/layers/mamba/mamba_mixer.py: x_proj is row parallel).
+            few = float(mixer.dt_rank) + 2 * mixer.state
+            parts.append(Product("x proj", few, inner, WIDE))
+            if self.tp > 1:
+                parts.append(Message("x proj sum", "all_reduce", 2.0 * few, "tp"))
+            parts.append(Product("dt proj", inner, float(mixer.dt_rank), WIDE))
         return [*parts, Product("out proj", self.h, inner, form)]
 
     # Feed-forward

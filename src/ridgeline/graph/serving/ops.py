@@ -56,7 +56,10 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Bytes of a row that a rank exchanges: of the buffer, by the convention of `timing.collectives`."""
+    """Bytes of a row that a rank exchanges: of the buffer, by the convention of `timing.collectives`.
+
+    Messages of group ``cp`` are part of prefills alone.
+    """
 
     name: str
     kind: Literal["all_reduce", "all_gather", "reduce_scatter", "dispatch", "combine"]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.facts.architecture import Moe
 from ridgeline.facts.parameters import active_parameters
-from ridgeline.facts.serving import Service
+from ridgeline.facts.serving import Service, Speculation
 from ridgeline.graph.cache import by_identity
 from ridgeline.graph.serving.blocks import mtp_blocks
-from ridgeline.graph.serving.memory import memory
+from ridgeline.graph.serving.memory import Memory, memory
 from ridgeline.graph.serving.ops import Where
 from ridgeline.sim.serving.step_time import StepTimes, multiplied
 from ridgeline.sim.serving.table import StepTable
@@ -38,10 +40,70 @@ def step_table(service: Service, longest: int = 131072) -> StepTable:
     Raises:
         ValueError: the model does not fit in the memory of its chips.
     """
+    if service.speculation.drafts:
+        plain = service.replace(speculation=Speculation())
+        return with_drafts(_plain_table(plain, longest, _max_tokens(service)), service)
+    return _plain_table(service, longest, _max_tokens(service))
+
+
+def with_drafts(plain: StepTable, service: Service) -> StepTable:
+    """``plain``, the table of the same service without speculation, as drafts make it: much of it stays.
+
+    ``plain`` must hold as many tokens a step as the requests with their drafts (`drafts_fit`).
+    """
+    times, found, drafts = StepTimes(service), memory(service), service.speculation.drafts
+    knots = _tile_knots(plain.max_tokens, times.expert_edges(plain.max_tokens))
+    extra = _draft_seconds(service, knots, plain.max_tokens)
+    decode_s, longest_s = _decode_tables(times, plain.max_seqs, plain.contexts)
+    _, tokens_j, _, _ = _energy(service, plain.max_tokens)
+    return replace(
+        plain,
+        tokens_s=np.stack([plain.tokens_s[0] + extra, plain.tokens_s[1]]),
+        rows_s=plain.rows_s * (1.0 + drafts),  # drafts are verified with logits of their own
+        decode_s=decode_s,
+        longest_s=longest_s,
+        tokens_j=tokens_j,
+        num_blocks=_blocks(service, found, int(plain.contexts[-1])),
+        acceptance=service.speculation.acceptance,
+    )
+
+
+def drafts_fit(plain: StepTable, service: Service) -> bool:
+    """Whether `with_drafts` may start from ``plain``."""
+    return plain.max_tokens == _max_tokens(service) and plain.max_seqs == _max_seqs(service)
+
+
+def _max_seqs(service: Service) -> int:
+    return max(1, service.max_seqs // service.layout.pp)
+
+
+def _max_tokens(service: Service) -> int:
+    return max(service.max_batched_tokens, _max_seqs(service) * (1 + service.speculation.drafts))
+
+
+def _blocks(service: Service, found: Memory, longest: int) -> int:
+    """Blocks of the cache, filled with requests of middle length."""
+    return int(max(found.tokens(min(4096, longest)), 0.0) // service.engine.block_size)
+
+
+def _decode_tables(times: StepTimes, max_seqs: int, contexts: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """`StepTable.decode_s` and `StepTable.longest_s`."""
+    batches = np.r_[1.0, _knots(max_seqs)[1:]]
+    decode_s = np.zeros((len(times.windows), max_seqs + 1, len(contexts)))
+    longest_s = np.zeros((len(times.windows), len(contexts)))
+    for w, reach in enumerate(times.windows):
+        seen = np.minimum(contexts, reach)
+        table = times.decode_seconds(batches[:, None], seen[None, :], reach)
+        for c in range(len(contexts)):
+            decode_s[w, 1:, c] = np.interp(np.arange(1, max_seqs + 1), batches, table[:, c])
+        longest_s[w] = times.decode_seconds(np.ones_like(seen), seen, reach)
+    return decode_s, longest_s
+
+
+def _plain_table(service: Service, longest: int, max_tokens: int) -> StepTable:
+    """The table of a service without speculation."""
     times, engine, layout = StepTimes(service), service.engine, service.layout
-    found = memory(service)
-    max_seqs = max(1, service.max_seqs // layout.pp)
-    max_tokens = max(service.max_batched_tokens, max_seqs * (1 + service.speculation.drafts))
+    found, max_seqs = memory(service), _max_seqs(service)
     knots = _tile_knots(max_tokens, times.expert_edges(max_tokens))
     every = np.maximum(np.arange(max_tokens + 1.0), 1.0)
     messages = times.message_seconds(every, "token", group=False)
@@ -49,33 +111,21 @@ def step_table(service: Service, longest: int = 131072) -> StepTable:
     group = _group_tokens(times, knots, every)
     decode = _decode_tokens(times, knots, shared, messages, group)
     mixed = _mixed_tokens(times, knots, shared, messages, group)
-    drafts = service.speculation.drafts
+    if layout.cp > 1:  # a prefill's tokens are shared; decodes run on every rank alike
+        own = np.ceil(np.arange(max_tokens + 1.0) / layout.cp)
+        mixed = mixed[own.astype(np.int64)] + times.context_seconds(own)
     rows_knots = _tile_knots(2 * max_seqs)
     rows = times.rows_seconds(rows_knots, "request", prefill=False)
     rows_s = np.interp(np.arange(2 * max_seqs + 1), np.r_[0.0, rows_knots], np.r_[0.0, rows])
-    rows_s = rows_s * (1.0 + drafts)  # drafts are verified with logits of their own
     contexts = np.unique(np.rint(2.0 ** np.arange(0, np.log2(max(longest, 2)) + 0.5, 0.5)))
-    batches = np.r_[1.0, _knots(max_seqs)[1:]]
     windows = np.array(times.windows)
-    decode_s = np.zeros((len(windows), max_seqs + 1, len(contexts)))
-    longest_s = np.zeros((len(windows), len(contexts)))
-    for w, reach in enumerate(windows):
-        seen = np.minimum(contexts, reach)
-        table = times.decode_seconds(batches[:, None], seen[None, :], reach)
-        for c in range(len(contexts)):
-            decode_s[w, 1:, c] = np.interp(np.arange(1, max_seqs + 1), batches, table[:, c])
-        longest_s[w] = times.decode_seconds(np.ones_like(seen), seen, reach)
-    if drafts:
-        extra = _draft_seconds(service, knots, max_tokens)
-        decode = decode + extra
+    decode_s, longest_s = _decode_tables(times, max_seqs, contexts)
     prefill_q, prefill_kv = _octaves(max_tokens), _octaves(max(longest, max_tokens))
     exposed = engine.host_exposed if engine.host_overlap else engine.host_step
     hidden = (engine.host_step, engine.host_request) if engine.host_overlap else (0.0, 0.0)
     visible = 0.0 if engine.host_overlap else engine.host_request
     energy = _energy(service, max_tokens)
     shares = [times.core_share(reach) for reach in times.windows]
-    request_tokens = min(4096, longest)
-    blocks = int(max(found.tokens(request_tokens), 0.0) // engine.block_size)
     return StepTable(
         tokens_s=np.stack([decode, mixed]),
         group_s=group,
@@ -95,14 +145,13 @@ def step_table(service: Service, longest: int = 131072) -> StepTable:
         pair_j=energy[2],
         context_j=energy[3],
         block_size=engine.block_size,
-        num_blocks=blocks,
+        num_blocks=_blocks(service, found, longest),
         max_seqs=max_seqs,
         max_tokens=max_tokens,
         ranks=layout.dp,
         lockstep=layout.dp > 1,
         stages=layout.pp,
         schedule=engine.schedule,
-        acceptance=service.speculation.acceptance,
         kv_bytes_per_token=found.token_bytes * layout.tp * layout.pp,
         chips=layout.chips,
         lag=1 if engine.host_overlap or engine.async_schedule else 0,

@@ -37,12 +37,12 @@ def simulate_fleet(requests: Requests, fleet: Fleet, *, seed: int = 0) -> Outcom
     """
     check_requests(requests)
     fleet.check()
-    drive = _Drive(requests, fleet, seed)
+    drive = Drive(requests, fleet, seed)
     drive.run()
     return outcome_of(requests, drive.records, drive.engines, drive.off_seconds())
 
 
-class _Drive:
+class Drive:
     """State of one run; replicas are those that decode, then those that prefill."""
 
     def __init__(self, requests: Requests, fleet: Fleet, seed: int) -> None:
@@ -106,7 +106,7 @@ class _Drive:
             if self.go_forward(at_s):
                 continue  # the end of a step may have caused something earlier
             now = at_s
-            if now == math.inf:
+            if now == math.inf or now > self.over_at():
                 return
             if arrival <= now:
                 i = self.sent
@@ -124,11 +124,21 @@ class _Drive:
             if end_s >= at_s:
                 return False
             r = self.ends.index(end_s)
-            engine = self.engines[r]
+            if end_s > self.over_at():
+                return False
             until = end_s if self.reactive else before
-            self.ends[r] = self.loop.advance(engine.state, engine.table, until)
+            self.ends[r] = self.advance(r, until)
             if self.drain(r, until) and self.reactive:
                 return True
+
+    def advance(self, r: int, until: float) -> float:
+        """End all steps of replica ``r`` up to ``until`` -> the next end of a step."""
+        engine = self.engines[r]
+        return float(self.loop.advance(engine.state, engine.table, until))
+
+    def over_at(self) -> float:
+        """When the run may stop before all requests are over."""
+        return math.inf
 
     def drain(self, r: int, now: float) -> bool:
         """Handle requests that ended on replica ``r`` -> whether there were any."""

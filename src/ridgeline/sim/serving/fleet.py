@@ -49,6 +49,36 @@ class Autoscale:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """How a deployment is run, whatever its engines are.
+
+    ``timeout_s``: a request without its first token by then is dropped. ``urgent``: share of the requests that go
+    before all others. ``minimum`` of ``autoscale`` is at least 1; the replicas of the plan are its maximum.
+    """
+
+    router: Router = "least_loaded"
+    settings: Settings = field(default_factory=Settings)
+    autoscale: Autoscale | None = None
+    failures: tuple[Failure, ...] = ()
+    on_failure: Literal["retry", "lose"] = "retry"
+    timeout_s: float | None = None
+    urgent: float = 0.0
+
+    @property
+    def together_s(self) -> float | None:
+        """How long replicas must be simulated together at least, until what joins them shows [s].
+
+        None where each gets an even share of the requests and nothing else joins them: one then speaks for all.
+        """
+        if self.router == "least_loaded" and self.autoscale is None and not self.failures:
+            return None
+        spans = [0.0, *(1.5 * (failure.at_s + failure.down_s) for failure in self.failures)]
+        if self.autoscale is not None:
+            spans.append(5.0 * (self.autoscale.cold_start_s + 2.0 * self.autoscale.interval_s))
+        return max(spans)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
     """Replicas, each a `StepTable` of any chip, that serve the same model.
 

@@ -38,6 +38,7 @@ class Outcome:
         end_s: end of the last step.
         energy_j: of all engines from 0 to ``end_s``.
         chips: of all engines.
+        replica_s: seconds that engines were up, added over all; NaN where nobody counted.
     """
 
     sent_s: FloatArray
@@ -62,3 +63,4 @@ class Outcome:
     end_s: float
     energy_j: float
     chips: int
+    replica_s: float = float("nan")

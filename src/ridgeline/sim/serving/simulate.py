@@ -129,6 +129,7 @@ def outcome_of(
         end_s=end_s,
         energy_j=energy,
         chips=sum(engine.source.chips for engine in engines),
+        replica_s=len(engines) * end_s - (0.0 if off_s is None else float(off_s.sum())),
     )
 
 

@@ -82,6 +82,10 @@ class StepTimes:
     def _experts_group(self) -> Placement:
         return place(self.service.layout.tp * self.service.layout.dp, 1, self.service.cluster)
 
+    @cached_property
+    def _cp(self) -> Placement:
+        return place(self.service.layout.cp, self.service.layout.tp, self.service.cluster)
+
     def _rates(self, formats: tuple[str, ...], kernels: KernelSet | None = None) -> GemmRates:
         """Rates of products; weight-only formats multiply in the wide one. Without ``kernels``: the engine's."""
         names = [multiplied(name) for name in formats]
@@ -125,7 +129,7 @@ class StepTimes:
         rows = np.asarray(rows, dtype=np.float64)
         counts: dict[Message, float] = {}
         for counted in self.parts:
-            if not isinstance(counted.part, Message) or counted.part.per != per:
+            if not isinstance(counted.part, Message) or counted.part.per != per or counted.part.group == "cp":
                 continue
             if group is None or self._together(counted.part) == group:
                 alike = replace(counted.part, name="")
@@ -133,6 +137,14 @@ class StepTimes:
         total = np.zeros_like(rows)
         for part, count in counts.items():
             total += count * self._message(part, rows)
+        return total
+
+    def context_seconds(self, rows: FloatArray) -> FloatArray:
+        """Gathering keys and values over context-parallel ranks, for ``rows`` tokens of each in a prefill [s]."""
+        total = np.zeros_like(rows)
+        for counted in self.parts:
+            if isinstance(counted.part, Message) and counted.part.group == "cp":
+                total += counted.count * self._message(counted.part, rows)
         return total
 
     def work_seconds(self, rows: FloatArray, per: str, where: Where, group: bool | None = None) -> FloatArray:
@@ -181,7 +193,7 @@ class StepTimes:
 
     def _message(self, part: Message, rows: FloatArray) -> FloatArray:
         service = self.service
-        group = self._tp if part.group == "tp" else self._experts_group
+        group = {"tp": self._tp, "experts": self._experts_group, "cp": self._cp}[part.group]
         size = rows * part.row_bytes
         if part.kind == "dispatch" or part.kind == "combine":
             slow, quick = (
@@ -241,6 +253,8 @@ class StepTimes:
         total = 0.0
         for counted in self.parts:
             part = counted.part
+            if isinstance(part, Message) and part.group == "cp" and not prefill:
+                continue
             if isinstance(part, Core) == attention and getattr(part, "where", "both") != skipped:
                 each = part.kernels if isinstance(part, Pass) else 6.0 if isinstance(part, Experts) else 1.0
                 total += counted.count * each
@@ -314,16 +328,21 @@ class StepTimes:
         return seconds, items
 
     def prefill_seconds(self, q: FloatArray, kv: FloatArray) -> FloatArray:
-        """Attention of a chunk of ``q`` new tokens that see ``kv`` keys, its own included, without launch [s]."""
+        """Attention of a chunk of ``q`` new tokens that see ``kv`` keys, its own included, without launch [s].
+
+        Ranks of context parallelism take equal shares of the tokens and of the pairs (zigzag), each against all keys.
+        """
         q, kv = np.broadcast_arrays(np.asarray(q, np.float64), np.asarray(kv, np.float64))
         flat_q, flat_k = q.ravel(), np.maximum(kv.ravel(), q.ravel())
         total = np.zeros_like(flat_q)
-        together = np.maximum(TOGETHER_TOKENS / flat_q, 1.0)
+        cp = float(self.service.layout.cp)
+        own_q = np.maximum(flat_q / cp, 1.0)
+        together = np.maximum(TOGETHER_TOKENS / own_q, 1.0)
         for core, count in self._cores():
             pairs = computed_pairs(flat_q, flat_k, core.reach, chunked=core.chunked)
             if core.kind == "index":
                 rate = self._rates_by_kind["attention"]
-                flops = 2.0 * pairs * core.heads * core.head_dim
+                flops = 2.0 * pairs / cp * core.heads * core.head_dim
                 total += count * flops / (0.5 * float(np.ravel(rate.peak_flops_per_s)[0]))
                 continue
             kind = "latent" if core.kind == "latent" else "attention"
@@ -331,14 +350,14 @@ class StepTimes:
             share = np.clip(pairs / (flat_q * flat_k), 1e-6, 1.0)
             seconds = np.ravel(
                 attention_seconds(
-                    together, core.heads, core.kv_heads, flat_q, flat_k, core.head_dim, core.v_dim, rates,
+                    together, core.heads, core.kv_heads, own_q, flat_k, core.head_dim, core.v_dim, rates,
                     causal_share=share,
                 )
             )  # fmt: skip
             launch = float(np.ravel(rates.launch)[0])
             total += count * np.maximum(seconds - launch, 0.1 * launch) / together
-            if core.expand_n:  # cached keys of earlier chunks are expanded again
-                cached = np.maximum(flat_k - flat_q, 0.0)
+            if core.expand_n:  # cached keys of earlier chunks and of other ranks are expanded again
+                cached = np.maximum(flat_k - own_q, 0.0)
                 form = (self.service.precision.of_attention,)
                 expand = gemm_seconds(
                     np.maximum(cached, 1.0), core.expand_n, core.latent_v, 1.0, self._rates(form)
