@@ -179,9 +179,7 @@ def activation_bytes(service: Service) -> float:
         if isinstance(mlp, Dense):
             widest = max(widest, 2.0 * (3 if mlp.gated else 2) * mlp.ffn / layout.tp)
         elif isinstance(mlp, Moe):
-            # where tokens are gathered, buffers hold every slot of the group, whichever experts it asks for
-            gathered = layout.dp > 1 and service.engine.dispatcher == "all_gather"
-            slots = mlp.topk * layout.dp / (1 if gathered else layout.ep)
+            slots = mlp.topk * layout.dp / layout.ep
             widest = max(widest, 2.0 * slots * (3 * mlp.ffn / layout.moe_tp + 2 * h))
         if isinstance(layer.mixer, Attention):
             widest = max(
