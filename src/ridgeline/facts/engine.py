@@ -84,7 +84,7 @@ class Engine(Spec):
     host_prefill: Seconds = Field(
         0.0,
         validate_default=False,
-        description="the same for a request that enters: block tables, copies",
+        description="the same once for a step in which requests enter: block tables, copies",
     )
     frontend: Seconds = Field(
         0.0,

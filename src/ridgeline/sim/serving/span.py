@@ -143,7 +143,7 @@ def lane_line(state: State, table: Table, which: int, k: int, together_s: float)
     value += floats(state)[table.rows_s + min(rows, table.rows - 1)] + lane.prefill_s + mixed * table.fixed_s
     hidden = table.hidden_s + table.hidden_seq_s * d + mixed * table.launch_s
     value, slope, room = upper(value + together_s, slope, room, hidden, 0.0, FAR)
-    host = table.host_s + table.host_row_s * rows + table.host_new_s * lane.entering
+    host = table.host_s + table.host_row_s * rows + (table.host_new_s if lane.entering > 0 else 0.0)
     return value + host + lane.extra_s, slope, room
 
 

@@ -26,7 +26,7 @@ class StepTable:
         device = tokens_s[m, n] + rows_s[r] + decode_s(d, contexts) + sum over chunks of prefill_s(q, kv)
                  + (prefill_fixed_s where p > 0)                    m = 0 without prefills (graphs), 1 with
         hidden = host_hidden_s[0] + host_hidden_s[1] d + (host_launch_s where p > 0)
-        t      = max(device, hidden) + host_s[0] + host_s[1] r + host_s[2] (new requests)
+        t      = max(device, hidden) + host_s[0] + host_s[1] r + (host_s[2] where requests enter)
 
     ``decode_s``: for each kind of attention layer ``w`` with window ``windows[w]`` (inf where it sees all), with
     ``c_w`` the mean over the decoding requests of ``min(context, window)``: linear in ``c_w`` between ``contexts``,
