@@ -16,7 +16,8 @@ from ridgeline.explore.serving_check import Check
 from ridgeline.explore.serving_plan import Load, ServingPlan, Target
 from ridgeline.explore.serving_search import ServingSearch, table_of
 from ridgeline.explore.serving_space import NARROW
-from ridgeline.facts import catalog
+from ridgeline.facts import catalog, serving_ranges
+from ridgeline.facts.architecture import Moe
 from ridgeline.graph.serving.memory import memory
 from ridgeline.insight.serving_labels import labels_of
 from ridgeline.insight.serving_ladder import binds, ladder
@@ -67,9 +68,11 @@ class ServingResult:
 
     @property
     def tpot_range_s(self) -> tuple[float, float]:
-        """Where 80 % of measured rows of this engine would lie; its default where none informed it [s]."""
-        wide = 1.0 + self.plan.service.engine.spread
-        return self.tpot_s / wide, self.tpot_s * wide
+        """Where 80 % of measured points like this one would lie [s]."""
+        one = self.plan.service
+        experts = any(isinstance(layer.mlp, Moe) for layer in one.architecture.layers)
+        kind = serving_ranges.kind_of(experts=experts, drafts=one.speculation.drafts > 0)
+        return serving_ranges.ends(self.tpot_s, "tpot", kind)
 
     @property
     def tokens_per_s_chip(self) -> float:

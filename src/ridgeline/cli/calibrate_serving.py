@@ -1,4 +1,4 @@
-"""``ridgeline calibrate serving``: numbers of serving engines from measured points."""
+"""``ridgeline calibrate serving`` and ``ranges``: engines, and widths of ranges, from measured points of serving."""
 
 from __future__ import annotations
 
@@ -58,3 +58,45 @@ def serving(
     if write is not None:
         for path in write_engines(fits, write):
             typer.echo(f"wrote {path}", err=True)
+
+
+def ranges(
+    points: Annotated[
+        Path,
+        typer.Argument(metavar="POINTS.csv", help="measured points of serving; split 'fit' is fitted on"),
+    ],
+    write: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="catalog folder whose serving_ranges.yaml is rewritten")
+    ] = None,
+    as_json: shared.Json = False,
+) -> None:
+    """Fit the widths of the 80 % ranges of serving: what holds 80 % of the fit share, by metric and kind of model."""
+    from ridgeline.calibrate.serving import ranges as found
+    from ridgeline.calibrate.serving.score import validate
+    from ridgeline.facts import serving_ranges
+
+    if write is not None and not (write / serving_ranges.FILE).is_file():
+        raise shared.Mistake(f"--write {write}: not a catalog folder, it has no {serving_ranges.FILE}")
+    counter = shared.Counter("points")
+    try:
+        board = validate(points, progress=lambda *_: counter.add(1))
+    except KeyboardInterrupt:
+        raise shared.Interrupted(f"{counter}; nothing is written") from None
+    finally:
+        counter.wipe()
+    widths = found.fit_ranges(board)
+    if not widths:
+        raise shared.Mistake(
+            f"{points}: no point to fit on; it needs split 'fit', quality A or B, and a known engine"
+        )
+    if as_json:
+        shared.echo_json(widths)
+    else:
+        cells = [
+            (metric, kind, f"{width:.3f}")
+            for metric, kinds in widths.items()
+            for kind, width in kinds.items()
+        ]
+        typer.echo("\n".join(shared.columns(("metric", "kind", "half width"), cells, 2)))
+    if write is not None:
+        typer.echo(f"wrote {found.write(widths, write)}", err=True)

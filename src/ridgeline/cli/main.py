@@ -38,6 +38,7 @@ app.command("explain", context_settings=explain.CONTEXT)(explain.explain)
 app.command("validate")(validate.validate)
 calibrate.app.command("links")(calibrate_links.links)
 calibrate.app.command("serving")(calibrate_serving.serving)
+calibrate.app.command("ranges")(calibrate_serving.ranges)
 app.add_typer(calibrate.app, name="calibrate")
 app.add_typer(catalog.app, name="catalog")
 

@@ -113,6 +113,10 @@ class Cluster(Spec):
     chips_per_node: Count
     tiers: tuple[Tier, ...] = Field(min_length=1)
     node_overhead: Watts = Field(description="power of a node besides its chips at load (CPU, NIC, fans)")
+    host: Positive = Field(
+        1.0,
+        description="time that a serving engine's host thread takes, over that on x86 servers of 2023 to 2025",
+    )
     pue: float = Field(1.25, ge=1.0, description="facility power over IT power")
     max_chips: Count | None = None
     note: str = ""

@@ -37,6 +37,10 @@ class Engine(Spec):
     graph_bytes: Bytes = Field(0.0, validate_default=False, description="memory of captured graphs")
     graph_batch: int = Field(512, ge=0, description="largest decode batch that is captured as a graph")
     graph_step: Count = Field(8, description="batches are padded to a multiple of this in graphs, beyond 8")
+    graph_batches: tuple[int, ...] = Field(
+        (),
+        description="decode batches that are captured, where they are listed; others are padded to the next",
+    )
     mixed_graph: bool = Field(
         True, description="steps with prefills replay pieces of graphs between their attention kernels"
     )
@@ -81,7 +85,7 @@ class Engine(Spec):
     host_prefill: Seconds = Field(
         0.0,
         validate_default=False,
-        description="the same for a request that enters: block tables, copies",
+        description="the same once for a step in which requests enter: block tables, copies",
     )
     frontend: Seconds = Field(
         0.0,

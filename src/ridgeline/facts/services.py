@@ -47,6 +47,13 @@ def service(
     )
 
 
+def with_libraries(service: Service, **wanted: tuple[str, ...]) -> Service:
+    """The service with other kernel libraries for the parts named (`Engine.libraries`)."""
+    engine = service.engine.model_copy(update={"libraries": {**service.engine.libraries, **wanted}})
+    _, kernels = _kernels(service.chip.name, tuple(sorted(engine.libraries.items())))
+    return service.replace(engine=engine, kernels=kernels)
+
+
 @lru_cache(maxsize=256)
 def _kernels(
     chip_name: str, libraries: tuple[tuple[str, tuple[str, ...]], ...]

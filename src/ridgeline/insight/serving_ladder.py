@@ -49,7 +49,7 @@ def ladder(service: Service, table: StepTable, steady: Steady, isl: float, osl: 
     tokens = decodes * (1.0 + service.speculation.drafts)
     made = service.speculation.tokens_per_step
     step = decode_step_s(table, decodes, context)
-    alone = dataclasses.replace(table, host_hidden_s=(0.0, 0.0), host_s=(0.0, 0.0, 0.0))
+    alone = dataclasses.replace(table, host_hidden_s=(0.0, 0.0), host_launch_s=0.0, host_s=(0.0, 0.0, 0.0))
     device = decode_step_s(alone, decodes, context)
     sent = min(_messages(service, tokens, decodes), device)
     bound = decode_bound(service, tokens, decodes, context)

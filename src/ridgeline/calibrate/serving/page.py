@@ -12,6 +12,7 @@ from operator import attrgetter
 
 from ridgeline.calibrate.markdown import SHARES, TESTS, percent, table
 from ridgeline.calibrate.scores import by
+from ridgeline.calibrate.serving import ranges
 from ridgeline.calibrate.serving.beside import engine_numbers, other_tools, tried
 from ridgeline.calibrate.serving.replay import Replay
 from ridgeline.calibrate.serving.score import ServingBoard, ServingRow
@@ -27,6 +28,8 @@ from ridgeline.calibrate.serving.targets import (
 from ridgeline.calibrate.serving.worst import contradicting, worst
 from ridgeline.facts import catalog
 
+#: How far the share of measurements inside their ranges may be from that set out for.
+OFF = 0.07
 #: Engine versions with fewer test points share one line.
 FEW = 5
 _FIELDS = (
@@ -67,6 +70,7 @@ def page(board: ServingBoard, runs: Sequence[Replay], stamp: Stamp) -> str:
         _shares(board),
         _slices(board),
         _offline(board),
+        _ranges(board),
         _replays(runs, stamp),
         worst(board),
         contradicting(board),
@@ -269,9 +273,55 @@ def _offline(board: ServingBoard) -> str:
     ]  # fmt: skip
     return f"""## Offline throughput
 
-All requests at once, output tokens/s. The batch that the tables were measured with is not stated; as many requests run
-as the cache holds, up to the engine's limit. Where the division of experts over chips is open too, the fastest of three
-is taken.{note}
+All requests at once, output tokens/s, simulated from the first request to the last. Limits of requests and tokens are
+those that `trtllm-bench` chooses by itself; the number of requests and the options are those of the tables'
+documentation, attention data parallelism of models with experts among them.{note}
+
+{table(headers, body)}"""
+
+
+def _ranges(board: ServingBoard) -> str:
+    rows = ranges.scored(board)
+    body = []
+    for metric, name in (*NAMES.items(), ("offline", "offline tokens/s")):
+        parts = by(
+            [row for row in rows if ranges.metric_of(row) == metric],
+            [row.case.split for row in rows if ranges.metric_of(row) == metric],
+        )
+        for share in (*TESTS, "fit"):
+            part = parts.get(share, [])
+            if not part:
+                continue
+            found = board.part(part)
+            held = found.interval_coverage or 0.0
+            verdict = "" if share == "fit" else "met" if abs(held - ranges.HELD) <= OFF else "**missed**"
+            body.append(
+                [
+                    name if share == TESTS[0] or TESTS[0] not in parts else "",
+                    SHARES[share],
+                    str(len(part)),
+                    percent(held),
+                    percent(found.interval_width),
+                    f"{ranges.winkler(part):.2f}",
+                    verdict,
+                ]
+            )
+    if not body:
+        return ""
+    headers = [
+        "metric",
+        "share",
+        "rows",
+        "inside",
+        "median width",
+        "Winkler score",
+        f"80 +- {100 * OFF:.0f} %",
+    ]
+    return f"""## Ranges
+
+Every prediction has a range that should hold 80 % of measurements. Its width goes by the metric and the kind of model
+and grows near saturation; the widths were fitted on the fit share alone. Width: high less low, over the prediction. The
+Winkler score is a mean in logarithms: the width, and ten times by how much a measurement lies outside; lower is better.
 
 {table(headers, body)}"""
 

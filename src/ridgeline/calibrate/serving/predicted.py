@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.calibrate.serving.cases import ServingCase
+from ridgeline.calibrate.serving.offline import offline_tokens_per_s
 from ridgeline.calibrate.serving.run_settings import run_settings
-from ridgeline.calibrate.serving.services import plausible
 from ridgeline.calibrate.shapes import NotPredictable
 from ridgeline.facts.requests import Requests
 from ridgeline.facts.serving import Service
@@ -47,7 +47,7 @@ def predict_case(case: ServingCase, service: Service) -> Predicted:
     assert case.isl is not None
     assert case.osl is not None
     if case.mode == "offline":
-        return _best_offline(case, service)
+        return Predicted({"output_tokens_per_s": offline_tokens_per_s(case, service)}, "offline")
     table = step_table(service, 1 << math.ceil(math.log2(case.isl + case.osl)))
     if table.num_blocks * table.block_size < case.isl + case.osl:
         raise NotPredictable(f"a request of {case.isl + case.osl:.0f} tokens does not fit in the memory left")
@@ -74,32 +74,6 @@ def static_case(case: ServingCase, table: StepTable) -> Predicted:
     step = decode_step_s(table, float(batch), case.isl + case.osl / 2.0)
     whole = first + step * (case.osl - 1.0)
     return Predicted({"ttft": first, "tpot": step, "output_tokens_per_s": batch * case.osl / whole}, "static")
-
-
-def _best_offline(case: ServingCase, service: Service) -> Predicted:
-    """The highest throughput of the services that a row may speak of."""
-    found, first = [], None
-    for one in plausible(case, service):
-        try:
-            found.append(_offline(case, one))
-        except ValueError as error:
-            first = first or error
-    if not found:
-        raise NotPredictable(str(first))
-    return max(found, key=lambda one: one.values["output_tokens_per_s"])
-
-
-def _offline(case: ServingCase, service: Service) -> Predicted:
-    """All requests at once: as many run as the cache holds, up to the engine's limit."""
-    assert case.isl is not None
-    assert case.osl is not None
-    most = service.engine.max_seqs
-    limits = service.limits.__class__(max_seqs=case.batch_size or most)
-    table = step_table(service.replace(limits=limits), 1 << math.ceil(math.log2(case.isl + case.osl)))
-    users = float(table.max_seqs * table.ranks * table.stages)
-    found = closed_loop(table, case.isl, case.osl, users)
-    engines = max(case.num_chips // table.chips, 1)
-    return Predicted({"output_tokens_per_s": found.output_tokens_per_s * engines}, "offline")
 
 
 def steady_case(case: ServingCase, table: StepTable) -> Predicted:

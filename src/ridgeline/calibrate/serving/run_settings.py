@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,10 @@ class RunSettings:
     """Settings of one run; 0 and empty: the engine's default.
 
     ``poll_steps``: decode steps between two looks for new requests. ``balance_steps``: most steps that a prompt waits
-    until every rank of attention data parallelism has one.
+    until every rank of attention data parallelism has one. ``tuned``: limits are those of `trtllm_bench.tuned_limits`.
+    ``attention_dp``: models with experts divide attention by requests, not by heads. ``grouped``: libraries of expert
+    layers, best first. ``graph_batches``: decode batches that are captured, as far as the limit of requests goes.
+    ``requests``: of an offline run, all sent at once.
     """
 
     poll_steps: int = 0
@@ -29,6 +34,11 @@ class RunSettings:
     kv: str = ""
     max_batched_tokens: int = 0
     memory_fraction: float | None = None
+    tuned: bool = False
+    attention_dp: bool = False
+    grouped: tuple[str, ...] = ()
+    graph_batches: tuple[int, ...] = ()
+    requests: int = 0
 
     def wait_steps(self, users: float, ranks: int, output_tokens: float) -> float:
         """Mean steps that a new prompt waits for the scheduler [1].
@@ -64,8 +74,22 @@ def run_settings(case: ServingCase, chip: Chip) -> RunSettings:
                 kv=str(row.get("kv", "")),
                 max_batched_tokens=tokens,
                 memory_fraction=row.get("memory_fraction"),
+                tuned=bool(row.get("tuned", False)),
+                attention_dp=bool(row.get("attention_dp", False)),
+                grouped=tuple(row.get("grouped", ())),
+                graph_batches=tuple(row.get("graph_batches", ())),
+                requests=_requests(row.get("requests", ()), case),
             )
     return RunSettings()
+
+
+def _requests(listed: Sequence[Sequence[int]], case: ServingCase) -> int:
+    """Requests of the run whose lengths are nearest by their ratios; 0 where none are listed or stated."""
+    if not listed or case.isl is None or case.osl is None:
+        return 0
+    isl, osl = case.isl, case.osl
+    nearest = min(listed, key=lambda row: abs(math.log(row[0] / isl)) + abs(math.log(row[1] / osl)))
+    return int(nearest[2])
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from ridgeline.calibrate.serving.neighbours import Neighbours
 from ridgeline.calibrate.serving.predicted import Predicted, predict_case
 from ridgeline.calibrate.serving.services import service_of
 from ridgeline.calibrate.shapes import NotPredictable
+from ridgeline.facts import serving_ranges
 
 Progress = Callable[[int, int], None]
 HEADLINE = ("A", "B")
@@ -215,11 +216,13 @@ def _rows(
     for metric, value in case.measured.items():
         predicted = found.values.get(metric, NAN)
         status = "ok" if np.isfinite(predicted) else f"not predicted: no {metric} of this load"
-        share = service.engine.spread
+        kind = serving_ranges.kind_of(experts=bool(case.experts), drafts=case.speculative != "none")
+        named = "offline" if case.mode == "offline" else metric
+        low, high = serving_ranges.ends(predicted, named, kind, queued=found.regime == "near saturation")
         rows.append(
             ServingRow(
-                case, metric, value, status, predicted, predicted / (1 + share), predicted * (1 + share),
-                found.regime, service.engine.name, neighbour[metric],
+                case, metric, value, status, predicted, low, high, found.regime, service.engine.name,
+                neighbour[metric],
             )
         )  # fmt: skip
     return rows

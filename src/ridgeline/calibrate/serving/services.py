@@ -63,23 +63,6 @@ def service_of(case: ServingCase) -> Service:
         raise NotPredictable(" ".join(str(error).split())) from error
 
 
-def plausible(case: ServingCase, stated: Service) -> tuple[Service, ...]:
-    """The services that a row may speak of, the stated one first.
-
-    Where a table of best throughput leaves the division of experts open, its publisher chose the fastest: experts cut
-    by tensor parallelism, spread whole, or spread with attention data parallel beside them.
-    """
-    layout = stated.layout
-    ranks = layout.tp
-    open_experts = (
-        case.mode == "offline" and case.experts and case.ep is None and layout.dp == 1 and ranks > 1
-    )
-    if not open_experts:
-        return (stated,)
-    spread = (Layout(tp=ranks, pp=layout.pp, ep=ranks), Layout(tp=1, pp=layout.pp, dp=ranks, ep=ranks))
-    return (stated, *(stated.replace(layout=one) for one in spread))
-
-
 def _architecture(case: ServingCase) -> Architecture:
     """By dimensions; where they cannot say all of an attention, the catalog's model of that name."""
     named = catalog.entry_path("models", case.model) is not None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.facts.architecture import Moe
+from ridgeline.facts.engine import Engine
 from ridgeline.facts.parameters import active_parameters
 from ridgeline.facts.serving import Service, Speculation
 from ridgeline.graph.cache import by_identity
@@ -121,9 +122,7 @@ def _plain_table(service: Service, longest: int, max_tokens: int) -> StepTable:
     windows = np.array(times.windows)
     decode_s, longest_s = _decode_tables(times, max_seqs, contexts)
     prefill_q, prefill_kv = _octaves(max_tokens), _octaves(max(longest, max_tokens))
-    exposed = engine.host_exposed if engine.host_overlap else engine.host_step
-    hidden = (engine.host_step, engine.host_request) if engine.host_overlap else (0.0, 0.0)
-    visible = 0.0 if engine.host_overlap else engine.host_request
+    host = _host(times)
     energy = _energy(service, max_tokens)
     shares = [times.core_share(reach) for reach in times.windows]
     return StepTable(
@@ -138,8 +137,8 @@ def _plain_table(service: Service, longest: int, max_tokens: int) -> StepTable:
         prefill_kv=prefill_kv,
         prefill_s=_seconds_per_pair(times, prefill_q, prefill_kv),
         prefill_fixed_s=times.prefill_fixed_seconds(),
-        host_hidden_s=hidden,
-        host_s=(exposed, visible, engine.host_prefill),
+        host_hidden_s=host.hidden,
+        host_s=host.exposed,
         static_w=energy[0],
         tokens_j=energy[1],
         pair_j=energy[2],
@@ -158,7 +157,36 @@ def _plain_table(service: Service, longest: int, max_tokens: int) -> StepTable:
         frontend_s=engine.frontend,
         core_s=np.array([share[0] for share in shares]),
         core_items=np.array([share[1] for share in shares]),
+        host_launch_s=host.launch,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """Seconds of the host as `StepTable` has them."""
+
+    hidden: tuple[float, float]
+    exposed: tuple[float, float, float]
+    launch: float
+
+
+def _host(times: StepTimes) -> _Host:
+    """What the host does in a step beside the device, and after it.
+
+    Pipelines have a loop of their own that does not overlap (TensorRT-LLM, `_executor_loop_pp`; SGLang,
+    `event_loop_pp`): each stage plans and answers its micro-batch before the next one.
+    """
+    engine, stages = times.service.engine, times.service.layout.pp
+    step, request = engine.host_step * times.host, engine.host_request * times.host
+    prefill = engine.host_prefill * times.host
+    if not engine.host_overlap:
+        return _Host((0.0, 0.0), (step, request, prefill), 0.0)
+    exposed = engine.host_exposed * times.host
+    if stages > 1:
+        return _Host((0.0, 0.0), (exposed + stages * step, stages * request, prefill), 0.0)
+    kernels = times.kernels(prefill=True, attention=True) + times.kernels(prefill=True, attention=False)
+    launch = 0.0 if engine.mixed_graph else kernels * engine.host_launch * times.host
+    return _Host((step, request), (exposed, 0.0, prefill), launch)
 
 
 def _knots(most: int) -> FloatArray:
@@ -218,17 +246,26 @@ def _decode_tokens(
     seconds = shared + times.work_seconds(knots, "token", "decode", group=False)
     kernels = times.kernels(prefill=False, attention=False) + times.kernels(prefill=False, attention=True)
     counts = np.arange(most + 1, dtype=np.float64)
-    step = float(engine.graph_step)
-    padded = np.where(counts <= 2, counts, np.where(counts <= 4, 4.0, np.ceil(counts / step) * step))
-    captured = counts <= engine.graph_batch
+    padded, captured = _graphs(engine, counts)
     counts = np.where(captured, np.minimum(padded, most), counts)
     device = (
         np.interp(counts, np.r_[0.0, knots], np.r_[seconds[0], seconds]) + messages[counts.astype(np.int64)]
     )
     device = device + kernels * engine.gap
-    found = np.where(captured, device, _launched(device, group[0], kernels * engine.host_launch))
+    found = np.where(captured, device, _launched(device, group[0], kernels * engine.host_launch * times.host))
     found[0] = 0.0
     return found
+
+
+def _graphs(engine: Engine, counts: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Sizes that decode batches are padded to, and which batches run as a graph."""
+    if engine.graph_batches:
+        sizes = np.array(sorted(engine.graph_batches), dtype=np.float64)
+        at = np.minimum(np.searchsorted(sizes, counts), len(sizes) - 1)
+        return sizes[at], counts <= sizes[-1]
+    step = float(engine.graph_step)
+    padded = np.where(counts <= 2, counts, np.where(counts <= 4, 4.0, np.ceil(counts / step) * step))
+    return padded, counts <= engine.graph_batch
 
 
 def _mixed_tokens(
@@ -245,7 +282,7 @@ def _mixed_tokens(
     # a graph for each piece between attention kernels: a launch for it and some for attention itself
     pieces = attention * 4.0
     launches = np.where(engine.mixed_graph & (counts <= engine.graph_batch), pieces, attention + others)
-    found = _launched(device, group[1], launches * engine.host_launch)
+    found = _launched(device, group[1], launches * engine.host_launch * times.host)
     found[0] = 0.0
     return found
 

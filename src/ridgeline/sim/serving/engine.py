@@ -230,7 +230,7 @@ def _add_times(table: Records, floats: _Arena, source: StepTable, settings: Sett
     table["has_longest"] = np.any(source.longest_s) or np.any(source.core_s)
     table["hidden_s"], table["hidden_seq_s"] = source.host_hidden_s
     table["host_s"], table["host_row_s"], table["host_new_s"] = source.host_s
-    table["fixed_s"] = source.prefill_fixed_s
+    table["fixed_s"], table["launch_s"] = source.prefill_fixed_s, source.host_launch_s
     table["pair_j"], table["context_j"] = source.pair_j, source.context_j
 
 

@@ -239,8 +239,8 @@ def step_seconds(
     for q, kv in chunks:
         device += q * (kv - (q - 1) / 2) * _per_pair(table, math.log2(q), math.log2(kv))
     device += table.prefill_fixed_s if chunks else 0.0
-    hidden = table.host_hidden_s[0] + table.host_hidden_s[1] * d
-    return max(device, hidden) + table.host_s[0] + table.host_s[1] * rows + table.host_s[2] * new
+    hidden = table.host_hidden_s[0] + table.host_hidden_s[1] * d + (table.host_launch_s if chunks else 0.0)
+    return max(device, hidden) + table.host_s[0] + table.host_s[1] * rows + (table.host_s[2] if new else 0.0)
 
 
 def _per_pair(table: StepTable, q: float, kv: float) -> float:

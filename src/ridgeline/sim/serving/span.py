@@ -129,8 +129,8 @@ def prefill_seconds(numbers: FloatArray, table: Table, q: int, kv: int) -> tuple
 
 
 @jit
-def lane_line(state: State, table: Table, which: int, k: int) -> tuple[float, float, int]:
-    """The planned step of lane ``which``, ``k`` steps on, host and transfers included."""
+def lane_line(state: State, table: Table, which: int, k: int, together_s: float) -> tuple[float, float, int]:
+    """The planned step of lane ``which``, ``k`` steps on, host, transfers and what all lanes do together included."""
     lane = lanes(state)[which]
     value, slope, room = 0.0, 0.0, FAR
     d = 0
@@ -141,8 +141,9 @@ def lane_line(state: State, table: Table, which: int, k: int) -> tuple[float, fl
     mixed = 1 if lane.chunks > 0 else 0
     value += floats(state)[table.tokens_s + mixed * table.tokens + min(lane.tokens, table.tokens - 1)]
     value += floats(state)[table.rows_s + min(rows, table.rows - 1)] + lane.prefill_s + mixed * table.fixed_s
-    value, slope, room = upper(value, slope, room, table.hidden_s + table.hidden_seq_s * d, 0.0, FAR)
-    host = table.host_s + table.host_row_s * rows + table.host_new_s * lane.entering
+    hidden = table.hidden_s + table.hidden_seq_s * d + mixed * table.launch_s
+    value, slope, room = upper(value + together_s, slope, room, hidden, 0.0, FAR)
+    host = table.host_s + table.host_row_s * rows + (table.host_new_s if lane.entering > 0 else 0.0)
     return value + host + lane.extra_s, slope, room
 
 
@@ -151,18 +152,25 @@ def unit_line(state: State, table: Table, u: int, k: int) -> tuple[float, float,
     """The same of a unit: its slowest lane, and what all do together; idle ones run along."""
     first = u * table.lanes_per_unit
     value, slope, room = 0.0, 0.0, FAR
+    together_s = _together(state, table, first) if table.group > 0 else 0.0
+    for which in range(first, first + table.lanes_per_unit):
+        if lanes(state)[which].tokens > 0:
+            v, s, r = lane_line(state, table, which, k, together_s)
+            value, slope, room = upper(value, slope, room, v, s, r)
+    return value, slope, room
+
+
+@jit
+def _together(state: State, table: Table, first: int) -> float:
+    """What all lanes of a unit do together in the planned step, by their mean tokens [s]."""
     tokens, mixed = 0, 0
     for which in range(first, first + table.lanes_per_unit):
         lane = lanes(state)[which]
         if lane.tokens > 0:
-            v, s, r = lane_line(state, table, which, k)
-            value, slope, room = upper(value, slope, room, v, s, r)
             tokens += lane.tokens
             mixed = 1 if lane.chunks > 0 else mixed
-    if table.group > 0:
-        mean = min(-(-tokens // table.lanes_per_unit), table.group - 1)
-        value += floats(state)[table.group_s + mixed * table.group + mean]
-    return value, slope, room
+    mean = min(-(-tokens // table.lanes_per_unit), table.group - 1)
+    return floats(state)[table.group_s + mixed * table.group + mean]
 
 
 @jit

@@ -144,7 +144,15 @@ TABLE = np.dtype(
     [
         *(
             (name, "f8")
-            for name in ("hidden_s", "hidden_seq_s", "host_s", "host_row_s", "host_new_s", "fixed_s")
+            for name in (
+                "hidden_s",
+                "hidden_seq_s",
+                "launch_s",
+                "host_s",
+                "host_row_s",
+                "host_new_s",
+                "fixed_s",
+            )
         ),
         *((name, "f8") for name in ("pair_j", "context_j", "kv_bytes", "think_s", "timeout_s")),
         # floats
@@ -260,12 +268,12 @@ def hash_space(requests: Requests, block_size: int) -> tuple[int, int]:
 def lanes_of(table: StepTable) -> tuple[int, int, int, int]:
     """Units, lanes of each, and of each lane the requests that run at a time and its KV blocks.
 
-    A pipeline keeps one micro-batch in each stage; each is a unit with its share of requests and blocks that
-    steps on its own (a long prefill of one micro-batch delaying the others is not modelled).
+    A pipeline keeps one micro-batch in each stage; each is a unit with its limit of requests and its share of blocks
+    that steps on its own (a long prefill of one micro-batch delaying the others is not modelled).
     """
     lockstep = table.lockstep and table.ranks > 1
     per_unit = table.ranks if lockstep else 1
     units = table.stages * (1 if lockstep else table.ranks)
     drafts = 1 + len(table.acceptance)
-    max_seqs = min(-(-table.max_seqs // table.stages), max(1, table.max_tokens // drafts))
+    max_seqs = min(table.max_seqs, max(1, table.max_tokens // drafts))
     return units, per_unit, max_seqs, table.num_blocks // table.stages

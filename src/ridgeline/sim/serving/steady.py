@@ -111,7 +111,7 @@ def mixed_step_s(
         device += attention_s(table, decodes, context)
     part = 1.0 if prefilling is None else min(prefilling / table.ranks, 1.0)
     device += group_s(table, 1, drafted + own * part)
-    hidden = table.host_hidden_s[0] + table.host_hidden_s[1] * decodes
+    hidden = table.host_hidden_s[0] + table.host_hidden_s[1] * decodes + table.host_launch_s
     return max(device, hidden) + table.host_s[0] + table.host_s[1] * decodes + table.host_s[2]
 
 

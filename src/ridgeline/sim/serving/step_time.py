@@ -64,6 +64,11 @@ class StepTimes:
         )  # fmt: skip
         self.parts = tuple(_Counted(part, block.count) for block in self.blocks for part in block.parts)
 
+    @property
+    def host(self) -> float:
+        """Host time of this machine over that of the servers that engines were fitted on."""
+        return self.service.cluster.host
+
     # Rates
 
     @cached_property

@@ -25,7 +25,8 @@ class StepTable:
 
         device = tokens_s[m, n] + rows_s[r] + decode_s(d, contexts) + sum over chunks of prefill_s(q, kv)
                  + (prefill_fixed_s where p > 0)                    m = 0 without prefills (graphs), 1 with
-        t      = max(device, host_hidden_s[0] + host_hidden_s[1] d) + host_s[0] + host_s[1] r + host_s[2] (new requests)
+        hidden = host_hidden_s[0] + host_hidden_s[1] d + (host_launch_s where p > 0)
+        t      = max(device, hidden) + host_s[0] + host_s[1] r + (host_s[2] where requests enter)
 
     ``decode_s``: for each kind of attention layer ``w`` with window ``windows[w]`` (inf where it sees all), with
     ``c_w`` the mean over the decoding requests of ``min(context, window)``: linear in ``c_w`` between ``contexts``,
@@ -48,11 +49,11 @@ class StepTable:
         prefill_q, prefill_kv: ``[Q]`` and ``[K]`` ascending from 1, evenly apart in log2 and by the same step.
         prefill_s: ``[Q, K]`` seconds per pair.
         prefill_fixed_s: once per step with prefills.
-        host_hidden_s, host_s: as above.
+        host_hidden_s, host_s, host_launch_s: as above; one thread plans a step and launches its kernels.
         static_w, tokens_j, pair_j, context_j: energy of the whole engine: watts always, joules by tokens ``[max_tokens
             + 1]``, per prefill pair, and per decode request and token of context.
         block_size, num_blocks: KV cache of one attention rank; inf-like counts are fine.
-        max_seqs, max_tokens: limits of one attention rank.
+        max_seqs, max_tokens: limits of one attention rank, and with pipeline stages of one micro-batch.
         ranks: attention ranks of the engine (attention data parallelism).
         lockstep: ranks step together, each as long as the slowest (experts spread over all of them).
         stages: pipeline stages: so many steps are under way at a time; a step's result comes after ``stages`` times
@@ -95,6 +96,7 @@ class StepTable:
     chips: int = 1
     lag: int = 0
     frontend_s: float = 0.0
+    host_launch_s: float = 0.0
     group_s: FloatArray = field(default_factory=lambda: np.zeros((2, 0)))
     core_s: FloatArray = field(default_factory=lambda: np.zeros(0))
     core_items: FloatArray = field(default_factory=lambda: np.zeros(0))
