@@ -76,6 +76,7 @@ class ServingCase:
     decode_tp: int | None = column(positive_count)
     decode_ep: int | None = column(natural)
     decode_dp: int | None = column(positive_count)
+    decode_batch: int | None = column(positive_count)
     isl: float | None = column(positive)
     osl: float | None = column(positive)
     concurrency: float | None = column(positive)

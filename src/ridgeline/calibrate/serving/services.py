@@ -44,7 +44,7 @@ def service_of(case: ServingCase) -> Service:
     try:
         chip = catalog.chip(case.chip)
         engine = engine_for(case.engine, month_of(case), chip.vendor)
-        architecture = _architecture(case)
+        architecture = architecture_of_case(case)
         each = -(-(case.concurrency or 1.0) // layout.dp)
         settings = run_settings(case, chip)
         limits = Limits(
@@ -80,7 +80,7 @@ def plausible(case: ServingCase, stated: Service) -> tuple[Service, ...]:
     return (stated, *(stated.replace(layout=one) for one in spread))
 
 
-def _architecture(case: ServingCase) -> Architecture:
+def architecture_of_case(case: ServingCase) -> Architecture:
     """By dimensions; where they cannot say all of an attention, the catalog's model of that name."""
     named = catalog.entry_path("models", case.model) is not None
     if (named and case.attention in ("hybrid", "swa-mix")) or "sparse attention" in case.arch_note:
