@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,9 +31,11 @@ class PoolSettings:
     decode_memory_fraction: float | None = None
     kv: str = ""
 
-    def slots_of(self, users: int) -> int:
-        """Requests that a decode rank with ``users`` users takes at a time."""
-        return max((slots for slots in self.slots if slots <= users), default=users)
+    def slots_of(self, users: float) -> int:
+        """Requests that a decode rank with ``users`` users in the mean takes at a time."""
+        if not self.slots:
+            return max(1, math.ceil(users))
+        return max((slots for slots in self.slots if slots <= users), default=1)
 
     def drafts_of(self, slots: int, default: int) -> int:
         """Draft tokens of a step where drafts are on."""

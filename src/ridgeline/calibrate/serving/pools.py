@@ -134,7 +134,7 @@ def _decode(
     users: float,
 ) -> Service:  # fmt: skip
     assert case.isl is not None
-    slots = settings.slots_of(max(1, math.ceil(users / layout.dp - 1e-9)))
+    slots = settings.slots_of(users / layout.dp)
     speculation = Speculation()
     if case.speculative == "mtp":
         drafts = settings.drafts_of(slots, len(MTP_ACCEPTANCE))
