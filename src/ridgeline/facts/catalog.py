@@ -131,7 +131,7 @@ def libraries(chip_name: str) -> Mapping[str, KernelSet]:
 
 
 def served_libraries(chip_name: str) -> Mapping[str, KernelSet]:
-    """The libraries that engines find on a chip: its own, else those of the relative of its maker that lends it kernels."""
+    """Libraries that engines find on a chip: its own, else of the relative of its maker that lends it kernels."""
     target = chip(chip_name)
     donor = _donor(target, "kernels")
     if donor.name == target.name or donor.vendor != target.vendor or entry_path("libraries", target.name):

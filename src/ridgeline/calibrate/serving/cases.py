@@ -105,6 +105,11 @@ class ServingCase:
         """One batch runs from start to end: no request joins or is replaced."""
         return "static batch" in self.notes
 
+    @property
+    def open_loop(self) -> bool:
+        """Requests come at a rate of their own, whatever the server does."""
+        return self.concurrency is None and self.request_rate is not None
+
     def shape(self) -> Case:
         """The model's dimensions as a training case states them, for `calibrate.shapes.architecture_of`."""
         names = (

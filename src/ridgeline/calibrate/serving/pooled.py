@@ -67,7 +67,10 @@ def _requests(case: ServingCase, users: int) -> tuple[Requests, int]:
         return np.maximum(draw.integers(int(nominal * low), int(nominal) + 1, count), 1)
 
     requests = Requests(
-        arrival_s=np.zeros(count), input_tokens=lengths(case.isl), output_tokens=lengths(case.osl), users=users
+        arrival_s=np.zeros(count),
+        input_tokens=lengths(case.isl),
+        output_tokens=lengths(case.osl),
+        users=users,
     )
     return requests, in_all
 

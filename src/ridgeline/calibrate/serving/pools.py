@@ -41,7 +41,9 @@ class Pools:
 
     @property
     def chips(self) -> int:
-        return self.prefill.layout.chips * self.prefill_workers + self.decode.layout.chips * self.decode_workers
+        return (
+            self.prefill.layout.chips * self.prefill_workers + self.decode.layout.chips * self.decode_workers
+        )
 
     @property
     def key(self) -> object:

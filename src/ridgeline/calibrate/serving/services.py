@@ -47,9 +47,12 @@ def service_of(case: ServingCase) -> Service:
         architecture = architecture_of_case(case)
         each = -(-(case.concurrency or 1.0) // layout.dp)
         settings = run_settings(case, chip)
+        seqs = int(max(each, case.batch_size or 0, 32))
+        if case.open_loop:
+            seqs = stated(case, "max_num_seqs") or engine.max_seqs
         limits = Limits(
-            max_seqs=int(max(each, case.batch_size or 0, 32)),
-            max_batched_tokens=settings.max_batched_tokens or None,
+            max_seqs=seqs,
+            max_batched_tokens=stated(case, "max_num_batched_tokens") or settings.max_batched_tokens or None,
             memory_fraction=settings.memory_fraction,
         )
         speculation = Speculation()
@@ -63,21 +66,27 @@ def service_of(case: ServingCase) -> Service:
         raise NotPredictable(" ".join(str(error).split())) from error
 
 
-def plausible(case: ServingCase, stated: Service) -> tuple[Service, ...]:
+def stated(case: ServingCase, setting: str) -> int | None:
+    """A setting that the notes of a case write as ``name=number``."""
+    found = re.search(rf"\b{setting}=(\d+)", case.notes)
+    return int(found[1]) if found else None
+
+
+def plausible(case: ServingCase, served: Service) -> tuple[Service, ...]:
     """The services that a row may speak of, the stated one first.
 
     Where a table of best throughput leaves the division of experts open, its publisher chose the fastest: experts cut
     by tensor parallelism, spread whole, or spread with attention data parallel beside them.
     """
-    layout = stated.layout
+    layout = served.layout
     ranks = layout.tp
     open_experts = (
         case.mode == "offline" and case.experts and case.ep is None and layout.dp == 1 and ranks > 1
     )
     if not open_experts:
-        return (stated,)
+        return (served,)
     spread = (Layout(tp=ranks, pp=layout.pp, ep=ranks), Layout(tp=1, pp=layout.pp, dp=ranks, ep=ranks))
-    return (stated, *(stated.replace(layout=one) for one in spread))
+    return (served, *(served.replace(layout=one) for one in spread))
 
 
 def architecture_of_case(case: ServingCase) -> Architecture:
