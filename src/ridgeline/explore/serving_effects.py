@@ -10,6 +10,7 @@ from ridgeline.graph.serving.memory import memory
 from ridgeline.insight.serving_sensitivity import Served, Steadily, serving_sensitivities
 from ridgeline.insight.serving_sensitivity import ServingSensitivity as Sensitivity
 from ridgeline.sim.serving.steady import closed_loop
+from ridgeline.sim.serving.transfer import transfer_s
 
 
 def effects(plan: ServingPlan, load: Load, target: Target) -> tuple[Sensitivity, ...]:
@@ -45,7 +46,7 @@ def steadily(served: Served, load: Load, target: Target, engines: int = 1) -> St
             raise ValueError("the cache does not hold the load")
         steady, before = alone, table_of(served.prefill, load)
         rate = pools.prefill_rate(before, load.isl)
-        ttft = rate.ttft_s(pools.BUSY, engines) + pools.transfer_s(served.prefill, before, load.isl)
+        ttft = rate.ttft_s(pools.BUSY, engines) + transfer_s(served.prefill, before, load.isl)
         prompts = served.prefill.layout.chips / (pools.BUSY * rate.requests_per_s)
         chip_s = prompts / load.osl + one.layout.chips / steady.output_tokens_per_s
     misses = [

@@ -9,11 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ridgeline.facts.serving import Service
 from ridgeline.sim.serving.steady import Steady, decode_step_s, prefill_s
 from ridgeline.sim.serving.table import StepTable
-from ridgeline.timing.collectives import collective_seconds
-from ridgeline.timing.topology import place
 
 #: Share of time that prefill engines are kept busy: beyond it random arrivals queue for long. An assumption.
 BUSY = 0.85
@@ -75,17 +72,6 @@ def decode_alone(table: StepTable, isl: float, osl: float, users: float) -> Stea
         ttft_s=0.0, tpot_s=tpot, decode_s=step, prefill_s=0.0, running=users, waiting=0.0,
         output_tokens_per_s=rate * osl, prefill_share=0.0, limit=limit,
     )  # fmt: skip
-
-
-def transfer_s(prefill: Service, table: StepTable, isl: float) -> float:
-    """Sending the cache of one prompt to a decode engine [s]: every chip of its rank sends what it holds.
-
-    Pools stand apart, so the parts go over the tier outside the scale-up domain, side by side on the chips' own NICs.
-    """
-    cluster, layout = prefill.cluster, prefill.layout
-    size = isl * table.kv_bytes_per_token / (layout.tp * layout.pp)
-    apart = place(2, cluster.tiers[0].size or 1, cluster)
-    return float(np.ravel(collective_seconds("send", size, apart, cluster, prefill.calibration.links))[0])
 
 
 def divide(

@@ -22,6 +22,7 @@ from ridgeline.graph.serving.memory import Memory, format_bytes, memory
 from ridgeline.sim.serving.build import drafts_fit, step_table, with_drafts
 from ridgeline.sim.serving.steady import Steady, closed_loop
 from ridgeline.sim.serving.table import StepTable
+from ridgeline.sim.serving.transfer import transfer_s
 
 #: A service whose best point has this share of the yield of the front is looked at with other chunks and caches.
 NEAR = 0.95
@@ -388,7 +389,7 @@ def _prefills(
 
 def _rated(members: Sequence[tuple[Service, StepTable]], load: Load) -> list[_Prefill]:
     return [
-        _Prefill(one, pools.prefill_rate(table, load.isl), pools.transfer_s(one, table, load.isl))
+        _Prefill(one, pools.prefill_rate(table, load.isl), transfer_s(one, table, load.isl))
         for one, table in members
     ]
 

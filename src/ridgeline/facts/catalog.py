@@ -130,6 +130,15 @@ def libraries(chip_name: str) -> Mapping[str, KernelSet]:
     return {library: _named(fits, library) for library, fits in found.items()}
 
 
+def served_libraries(chip_name: str) -> Mapping[str, KernelSet]:
+    """Libraries that engines find on a chip: its own, else of the relative of its maker that lends it kernels."""
+    target = chip(chip_name)
+    donor = _donor(target, "kernels")
+    if donor.name == target.name or donor.vendor != target.vendor or entry_path("libraries", target.name):
+        return libraries(chip_name)
+    return transfer.libraries(libraries(donor.name), donor)
+
+
 def _named(fits: KernelSet, library: str) -> KernelSet:
     """``fits`` with their library in every provenance, which the file says once."""
     named = {

@@ -59,7 +59,7 @@ def _kernels(
     chip_name: str, libraries: tuple[tuple[str, tuple[str, ...]], ...]
 ) -> tuple[Calibration, KernelSet]:
     calibration = catalog.calibration(chip_name)
-    return calibration, engine_kernels(calibration, catalog.libraries(chip_name), dict(libraries))
+    return calibration, engine_kernels(calibration, catalog.served_libraries(chip_name), dict(libraries))
 
 
 def default_cache(precision: Precision, engine: Engine) -> Precision:

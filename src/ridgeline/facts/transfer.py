@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ridgeline.facts.chip import Chip
@@ -34,6 +35,11 @@ def _without_surfaces(fitted: KernelCalibration) -> KernelCalibration:
         for part in KernelSet.model_fields
     }
     return fitted.model_copy(update=parts)
+
+
+def libraries(fitted: Mapping[str, KernelSet], donor: Chip) -> dict[str, KernelSet]:
+    """Fits of the libraries on ``donor`` as those of another chip of its maker."""
+    return {library: _relabel(fits, donor) for library, fits in fitted.items()}
 
 
 def links(fitted: LinkCalibration, donor: Chip, target: Chip) -> LinkCalibration:
@@ -79,6 +85,7 @@ def _relabelled(value: Any, donor: Chip) -> Any:
             label=max(value.label, Label.TRANSFERRED, key=list(Label).index),
             source=f"transferred from {donor.name}, scaled by the data sheets; {value.source}",
             rows=value.rows,
+            library=value.library,
         )
     if isinstance(value, Spec):
         return _relabel(value, donor)

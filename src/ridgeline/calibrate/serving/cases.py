@@ -76,6 +76,7 @@ class ServingCase:
     decode_tp: int | None = column(positive_count)
     decode_ep: int | None = column(natural)
     decode_dp: int | None = column(positive_count)
+    decode_batch: int | None = column(positive_count)
     isl: float | None = column(positive)
     osl: float | None = column(positive)
     concurrency: float | None = column(positive)
@@ -103,6 +104,11 @@ class ServingCase:
     def static(self) -> bool:
         """One batch runs from start to end: no request joins or is replaced."""
         return "static batch" in self.notes
+
+    @property
+    def open_loop(self) -> bool:
+        """Requests come at a rate of their own, whatever the server does."""
+        return self.concurrency is None and self.request_rate is not None
 
     def shape(self) -> Case:
         """The model's dimensions as a training case states them, for `calibrate.shapes.architecture_of`."""

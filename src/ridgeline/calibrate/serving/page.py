@@ -14,8 +14,10 @@ from ridgeline.calibrate.markdown import SHARES, TESTS, percent, table
 from ridgeline.calibrate.scores import by
 from ridgeline.calibrate.serving import ranges
 from ridgeline.calibrate.serving.beside import engine_numbers, other_tools, tried
+from ridgeline.calibrate.serving.cells import LONG, SHORT, long, short, tpots
+from ridgeline.calibrate.serving.pool_page import pool_section
 from ridgeline.calibrate.serving.replay import Replay
-from ridgeline.calibrate.serving.score import ServingBoard, ServingRow
+from ridgeline.calibrate.serving.score import ServingBoard
 from ridgeline.calibrate.serving.targets import (
     KINDS,
     NAMES,
@@ -39,16 +41,6 @@ _FIELDS = (
     ("engine", "engine"),
     ("engine_version", "engine version"),
 )
-_SHORT = (
-    "rows",
-    "TPOT: median",
-    "P90",
-    "bias",
-    "in 80 % range",
-    "nearest points",
-    "TTFT: median",
-    "tokens/s: median",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +63,7 @@ def page(board: ServingBoard, runs: Sequence[Replay], stamp: Stamp) -> str:
         _slices(board),
         _offline(board),
         _ranges(board),
+        pool_section(board),
         _replays(runs, stamp),
         worst(board),
         contradicting(board),
@@ -104,7 +97,13 @@ def _opening(board: ServingBoard, runs: Sequence[Replay], stamp: Stamp) -> str:
     ]
     met = sum(bool(one.met) for one in judged)
     sources = len({row.case.source for row in board.rows})
-    pools = len({row.case.id for row in board.rows if row.case.mode == "disaggregated"})
+    pools = {row.case.id: row.ok for row in board.pools}
+    apart = (
+        f"\n{len(pools)} points of [separate prefill and decode pools](#separate-pools-of-prefill-and-decode), "
+        f"{sum(pools.values())} of them\npredicted, are scored apart: the targets do not speak of them."
+        if pools
+        else ""
+    )
     return f"""# Accuracy of serving
 
 Median error (P90) of the time between tokens, TPOT, of measured servers that no number was fitted to:
@@ -118,9 +117,7 @@ This page is written by `{stamp.command}`, not by hand: {stamp.date}, catalog `{
 part of the repository; the [guide](guides/validate.md) says how to score your own. An error is predicted over measured,
 less 1: positive TPOT means predicted too slow.
 
-{len(points):,} aggregated points of quality A and B: {sum(points.values()):,} predicted, {left}.
-{pools} points of separate prefill and decode pools are in the file and are not predicted from it yet, so this page says
-nothing about them."""
+{len(points):,} aggregated points of quality A and B: {sum(points.values()):,} predicted, {left}.{apart}"""
 
 
 def _how(board: ServingBoard) -> str:
@@ -140,7 +137,8 @@ def _how(board: ServingBoard) -> str:
   or a row known to be wrong) is left out of every figure here.
 - **Headline.** Aggregated points: one engine does prefill and decode. TTFT counts only where the client is known
   (`inferencex`: all users start at once, and that client is simulated), as a queue is the client's doing; other clients
-  are taken in steady state. A point that cannot be predicted stays in the count and lowers coverage.
+  are taken in steady state. Requests that come at a rate of their own are simulated as Poisson arrivals, with lengths
+  drawn evenly within 20 % of the stated means. A point that cannot be predicted stays in the count and lowers coverage.
 - **Kinds.** Targets speak of dense models and of experts without speculation. Points with drafts are listed apart: how
   many drafts were accepted is not stated, and means of the fit share stand in.
 - **Nearest points** are a predictor without physics: the geometric mean of the three nearest points of the fit share,
@@ -175,39 +173,21 @@ def _tenths(one: Verdict) -> str:
 
 
 def _shares(board: ServingBoard) -> str:
-    headers = [
-        "share", "kind", "rows", "median", "macro", "P90", "bias", "Spearman", "in 80 % range",
-        "nearest points: median", "P90",
-    ]  # fmt: skip
+    headers = ["share", "kind", *LONG]
     sections = []
     for metric, name in NAMES.items():
         rows = []
         for share in (*TESTS, "fit"):
             chosen = [r for r in board.headline if r.metric == metric and r.case.split == share]
             kinds = by(chosen, [row.kind for row in chosen])
-            rows += [[SHARES[share], "all", *_long(board, chosen)]] if chosen else []
-            rows += [["", KINDS[kind], *_long(board, kinds[kind])] for kind in KINDS if kind in kinds]
+            rows += [[SHARES[share], "all", *long(board, chosen)]] if chosen else []
+            rows += [["", KINDS[kind], *long(board, kinds[kind])] for kind in KINDS if kind in kinds]
         if rows:
             sections.append(f"## {name[0].upper()}{name[1:]} by share\n\n{table(headers, rows)}")
     sections.append(
         "*Macro* is the median over families of each family's median. Empty cells: no point was predicted there."
     )
     return "\n\n".join(sections)
-
-
-def _long(board: ServingBoard, rows: Sequence[ServingRow]) -> list[str]:
-    found, null = board.part(rows), board.neighbours(rows)
-    return [
-        _count(found.n, found.covered),
-        percent(found.median_abs_err),
-        percent(found.macro_abs_err),
-        percent(found.p90_abs_err),
-        percent(found.bias, signed=True),
-        "" if found.spearman is None else f"{found.spearman:.2f}",
-        percent(found.interval_coverage),
-        percent(null.median_abs_err),
-        percent(null.p90_abs_err),
-    ]
 
 
 def _slices(board: ServingBoard) -> str:
@@ -219,58 +199,31 @@ def _slices(board: ServingBoard) -> str:
         parts = by(tests, [row.key(field) or "not stated" for row in tests])
         if field == "regime":
             parts = {(key if key != "not stated" else "not predicted"): part for key, part in parts.items()}
-        small = (
-            [key for key, part in parts.items() if _tpots(part) < FEW] if field == "engine_version" else []
-        )
-        body = [[key, *_short(board, part)] for key, part in parts.items() if key not in small]
+        small = [key for key, part in parts.items() if tpots(part) < FEW] if field == "engine_version" else []
+        body = [[key, *short(board, part)] for key, part in parts.items() if key not in small]
         if small:
             rest = [row for key in small for row in parts[key]]
-            body.append([f"{len(small)} others, under {FEW} points each", *_short(board, rest)])
+            body.append([f"{len(small)} others, under {FEW} points each", *short(board, rest)])
         note = "Points of both test shares together; so in the tables below.\n\n" if not sections else ""
-        sections.append(f"## Test points by {title}\n\n{note}{table([title, *_SHORT], body)}")
+        sections.append(f"## Test points by {title}\n\n{note}{table([title, *SHORT], body)}")
     return "\n\n".join(sections)
-
-
-def _tpots(rows: Sequence[ServingRow]) -> int:
-    return sum(row.metric == "tpot" for row in rows)
-
-
-def _short(board: ServingBoard, rows: Sequence[ServingRow]) -> list[str]:
-    metrics = by(rows, [row.metric for row in rows])
-    tpot = metrics.get("tpot", [])
-    found = board.part(tpot)
-    return [
-        _count(found.n, found.covered),
-        percent(found.median_abs_err),
-        percent(found.p90_abs_err),
-        percent(found.bias, signed=True),
-        percent(found.interval_coverage),
-        percent(board.neighbours(tpot).median_abs_err),
-        *(
-            percent(board.part(metrics.get(name, [])).median_abs_err)
-            for name in ("ttft", "output_tokens_per_s")
-        ),
-    ]
 
 
 def _offline(board: ServingBoard) -> str:
     rows = offline(board)
     if not rows:
         return ""
-    body = [["all of quality A and B", *_long(board, rows)]]
+    body = [["all of quality A and B", *long(board, rows)]]
     for title, key in (("", attrgetter("case.split")), ("", attrgetter("case.source"))):
         parts = by(rows, [key(row) for row in rows])
-        body += [[f"{title}{SHARES.get(name, name)}", *_long(board, part)] for name, part in parts.items()]
+        body += [[f"{title}{SHARES.get(name, name)}", *long(board, part)] for name, part in parts.items()]
     without = [r for r in board.rows if r.case.mode == "offline" and r.case.quality not in "AB"]
     note = (
         f" {len(without)} rows of quality C, most of which state neither lengths nor tp, are not predicted."
         if without
         else ""
     )
-    headers = [
-        "rows of", "rows", "median", "macro", "P90", "bias", "Spearman", "in 80 % range",
-        "nearest points: median", "P90",
-    ]  # fmt: skip
+    headers = ["rows of", *LONG]
     return f"""## Offline throughput
 
 All requests at once, output tokens/s, simulated from the first request to the last. Limits of requests and tokens are
@@ -358,7 +311,3 @@ def _replays(runs: Sequence[Replay], stamp: Stamp) -> str:
                 f"({stamp.replays[number]})"
             )
     return "\n\n".join(parts)
-
-
-def _count(n: int, covered: int) -> str:
-    return str(n) if n == covered else f"{covered} of {n}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,10 +16,12 @@ from ridgeline.calibrate.serving.run_settings import run_settings
 from ridgeline.calibrate.shapes import NotPredictable
 from ridgeline.facts.requests import Requests
 from ridgeline.facts.serving import Service
+from ridgeline.facts.traffic import Independent, Poisson, Traffic, UniformLength
 from ridgeline.sim.serving.build import step_table
 from ridgeline.sim.serving.outcome import DONE, Outcome
 from ridgeline.sim.serving.steady import closed_loop, decode_step_s, mixed_step_s
 from ridgeline.sim.serving.table import StepTable
+from ridgeline.sim.serving.traffic import requests_of
 
 Array = NDArray[Any]
 Regime = Literal["light", "middle", "near saturation", "offline", "static"]
@@ -28,6 +31,11 @@ PROMPTS, MOST_PROMPTS = 10, 4096
 DRAWN = (0.8, 1.0)
 LIGHT_BATCH = 8
 SEED = 20_25
+#: Requests of an open loop whose number is not stated.
+OPEN_PROMPTS = 2000
+#: Half-width of lengths of which only the mean is stated, over that mean: an assumption, that of `ridgeline serve` too.
+SPREAD = 0.2
+_COUNTED = re.compile(r"\b(\d+) (?:\S+ )?req\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +61,10 @@ def predict_case(case: ServingCase, service: Service) -> Predicted:
         raise NotPredictable(f"a request of {case.isl + case.osl:.0f} tokens does not fit in the memory left")
     if case.static:
         return static_case(case, table)
+    if case.open_loop:
+        return _open_loop(case, table)
     if case.concurrency is None:
-        raise NotPredictable("the load is an arrival process of its own, or not stated")
+        raise NotPredictable("neither users nor a rate of requests are stated")
     found = _simulated(case, table) if case.client == "inferencex" else steady_case(case, table)
     waited = run_settings(case, service.chip).wait_steps(case.concurrency, table.ranks, case.osl)
     step = found.values["tpot"] * service.speculation.tokens_per_step
@@ -103,6 +113,39 @@ def _simulated(case: ServingCase, table: StepTable) -> Predicted:
     if case.num_chips > table.chips:  # replicas of one engine share the users
         values["output_tokens_per_s"] *= case.num_chips / table.chips
     return Predicted(values, _regime(outcome, table))
+
+
+def _open_loop(case: ServingCase, table: StepTable) -> Predicted:
+    """Poisson arrivals at the stated rate, simulated."""
+    from ridgeline.sim.serving.simulate import simulate
+
+    outcome = simulate(poisson_requests(case), table)
+    done = outcome.status == DONE
+    if not done.any():
+        raise NotPredictable("no request could be served")
+    return Predicted(_values(case, outcome, done), _regime(outcome, table))
+
+
+def poisson_requests(case: ServingCase) -> Requests:
+    """As many requests as the notes count (``300 ... req``), or `OPEN_PROMPTS`, at the stated rate.
+
+    Lengths are drawn evenly about the stated means, which are all that is known of them.
+    """
+    assert case.request_rate is not None
+    assert case.isl is not None
+    assert case.osl is not None
+    counted = _COUNTED.search(case.notes)
+    lengths = [
+        UniformLength(nominal=max(round(mean), 1), low=1.0 - SPREAD, high=1.0 + SPREAD)
+        for mean in (case.isl, case.osl)
+    ]
+    traffic = Traffic(
+        arrivals=Poisson(rate_per_s=case.request_rate),
+        lengths=Independent(input=lengths[0], output=lengths[1]),
+        num_requests=int(counted[1]) if counted else OPEN_PROMPTS,
+        seed=SEED,
+    )
+    return requests_of(traffic)
 
 
 def _values(case: ServingCase, outcome: Outcome, done: Array) -> dict[str, float]:

@@ -14,10 +14,12 @@ import numpy as np
 from ridgeline.calibrate.scores import Score, by, finite, score
 from ridgeline.calibrate.serving.cases import METRICS, ServingCase, read_serving_cases
 from ridgeline.calibrate.serving.neighbours import Neighbours
+from ridgeline.calibrate.serving.pools import pools_of
 from ridgeline.calibrate.serving.predicted import Predicted, predict_case
 from ridgeline.calibrate.serving.services import service_of
 from ridgeline.calibrate.shapes import NotPredictable
 from ridgeline.facts import serving_ranges
+from ridgeline.facts.engine import Engine
 
 Progress = Callable[[int, int], None]
 HEADLINE = ("A", "B")
@@ -106,6 +108,24 @@ class ServingBoard:
         )
         return chosen or self.rows
 
+    @cached_property
+    def pools(self) -> tuple[ServingRow, ...]:
+        """Rows of separate prefill and decode pools, quality A and B; TTFT only where the client is known."""
+        return tuple(row for row in self._pools if row.case.quality in HEADLINE)
+
+    @cached_property
+    def rough_pools(self) -> tuple[ServingRow, ...]:
+        """The same of quality C."""
+        return tuple(row for row in self._pools if row.case.quality not in HEADLINE)
+
+    @property
+    def _pools(self) -> list[ServingRow]:
+        return [
+            row
+            for row in self.rows
+            if row.case.mode == "disaggregated" and (row.metric != "ttft" or row.case.client == "inferencex")
+        ]
+
     def part(self, rows: Sequence[ServingRow]) -> Score:
         """Score of rows of one metric or several."""
         return score(
@@ -125,14 +145,15 @@ class ServingBoard:
         chosen = [row for row in (self.headline if rows is None else rows) if row.metric == metric]
         return {key: self.part(part) for key, part in by(chosen, [row.key(field) for row in chosen]).items()}
 
-    def worst(self, count: int = 10) -> list[ServingRow]:
-        """The predicted headline rows that are furthest off."""
-        rows = [row for row in self.headline if row.ok and row.metric == "tpot"]
+    def worst(self, count: int = 10, among: Sequence[ServingRow] | None = None) -> list[ServingRow]:
+        """The predicted rows of the time between tokens, of the headline or ``among``, that are furthest off."""
+        chosen = self.headline if among is None else among
+        rows = [row for row in chosen if row.ok and row.metric == "tpot"]
         return sorted(rows, key=lambda row: -abs(float(np.log1p(row.rel_err))))[:count]
 
-    def failures(self) -> Counter[str]:
-        """How many headline points were not predicted, by reason."""
-        seen = {row.case.id: row.status for row in self.headline if not row.ok}
+    def failures(self, among: Sequence[ServingRow] | None = None) -> Counter[str]:
+        """How many points, of the headline or ``among``, were not predicted, by reason."""
+        seen = {row.case.id: row.status for row in (self.headline if among is None else among) if not row.ok}
         return Counter(status.removeprefix("not predicted: ") for status in seen.values())
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,6 +176,19 @@ class ServingBoard:
                 for metric in METRICS
             },
             "not_predicted": dict(self.failures()),
+            "pools": {
+                "quality": list(HEADLINE),
+                "by_metric": {
+                    metric: {
+                        f"by_{name}": {
+                            key: part.to_dict() for key, part in self.slices(metric, name, self.pools).items()
+                        }
+                        for name in SLICES
+                    }
+                    for metric in METRICS
+                },
+                "not_predicted": dict(self.failures(self.pools)),
+            },
         }
 
     def table(self, width: int = 110) -> str:
@@ -192,21 +226,9 @@ def _rows(
     neighbour = {metric: nearest.value(case, metric) for metric in case.measured}
     try:
         if case.mode == "disaggregated":
-            raise NotPredictable("disaggregated points are not simulated yet")
-        service = service_of(case)
-        key = (
-            service.engine.name, service.chip.name, service.architecture.model_dump_json(), service.layout,
-            service.precision, service.speculation, service.limits, case.isl, case.osl, case.concurrency,
-            case.client, case.percentile, case.mode, case.static, case.num_chips,
-        )  # fmt: skip
-        if key not in known:
-            try:
-                known[key] = predict_case(case, service)
-            except NotPredictable as error:
-                known[key] = error
-        found = known[key]
-        if isinstance(found, NotPredictable):
-            raise found
+            found, engine = _of_pools(case, known)
+        else:
+            found, engine = _of_engine(case, known)
     except NotPredictable as error:
         return [
             ServingRow(case, metric, value, f"not predicted: {error}", neighbour=neighbour[metric])
@@ -221,8 +243,45 @@ def _rows(
         low, high = serving_ranges.ends(predicted, named, kind, queued=found.regime == "near saturation")
         rows.append(
             ServingRow(
-                case, metric, value, status, predicted, low, high, found.regime, service.engine.name,
+                case, metric, value, status, predicted, low, high, found.regime, engine.name,
                 neighbour[metric],
             )
         )  # fmt: skip
     return rows
+
+
+def _of_engine(
+    case: ServingCase, known: dict[object, Predicted | NotPredictable]
+) -> tuple[Predicted, Engine]:
+    """An aggregated or offline point. Raises NotPredictable."""
+    service = service_of(case)
+    key = (
+        service.engine.name, service.chip.name, service.architecture.model_dump_json(), service.layout,
+        service.precision, service.speculation, service.limits, case.isl, case.osl, case.concurrency,
+        case.client, case.percentile, case.mode, case.static, case.num_chips, case.request_rate,
+    )  # fmt: skip
+    return _once(key, known, lambda: predict_case(case, service)), service.engine
+
+
+def _of_pools(case: ServingCase, known: dict[object, Predicted | NotPredictable]) -> tuple[Predicted, Engine]:
+    """A point of separate pools, with the engine that decodes. Raises NotPredictable."""
+    from ridgeline.calibrate.serving.pooled import predict_pools
+
+    pools = pools_of(case)
+    key = (pools.key, case.isl, case.osl, case.client, case.percentile)
+    return _once(key, known, lambda: predict_pools(case, pools)), pools.decode.engine
+
+
+def _once(
+    key: object, known: dict[object, Predicted | NotPredictable], predict: Callable[[], Predicted]
+) -> Predicted:
+    """What was predicted for this key before, or now. Raises NotPredictable."""
+    if key not in known:
+        try:
+            known[key] = predict()
+        except NotPredictable as error:
+            known[key] = error
+    found = known[key]
+    if isinstance(found, NotPredictable):
+        raise found
+    return found

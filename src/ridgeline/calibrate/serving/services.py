@@ -44,12 +44,15 @@ def service_of(case: ServingCase) -> Service:
     try:
         chip = catalog.chip(case.chip)
         engine = engine_for(case.engine, month_of(case), chip.vendor)
-        architecture = _architecture(case)
+        architecture = architecture_of_case(case)
         each = -(-(case.concurrency or 1.0) // layout.dp)
         settings = run_settings(case, chip)
+        seqs = int(max(each, case.batch_size or 0, 32))
+        if case.open_loop:
+            seqs = stated(case, "max_num_seqs") or engine.max_seqs
         limits = Limits(
-            max_seqs=int(max(each, case.batch_size or 0, 32)),
-            max_batched_tokens=settings.max_batched_tokens or None,
+            max_seqs=seqs,
+            max_batched_tokens=stated(case, "max_num_batched_tokens") or settings.max_batched_tokens or None,
             memory_fraction=settings.memory_fraction,
         )
         speculation = Speculation()
@@ -63,7 +66,13 @@ def service_of(case: ServingCase) -> Service:
         raise NotPredictable(" ".join(str(error).split())) from error
 
 
-def _architecture(case: ServingCase) -> Architecture:
+def stated(case: ServingCase, setting: str) -> int | None:
+    """A setting that the notes of a case write as ``name=number``."""
+    found = re.search(rf"\b{setting}=(\d+)", case.notes)
+    return int(found[1]) if found else None
+
+
+def architecture_of_case(case: ServingCase) -> Architecture:
     """By dimensions; where they cannot say all of an attention, the catalog's model of that name."""
     named = catalog.entry_path("models", case.model) is not None
     if (named and case.attention in ("hybrid", "swa-mix")) or "sparse attention" in case.arch_note:

@@ -28,13 +28,21 @@ def text(board: ServingBoard, width: int = 110) -> str:
             console.print(_scores(board, metric, rows))
     for row in board.worst(5):
         console.print(f"worst: {_worst(row)}", soft_wrap=True)
+    if board.pools and board.headline != board.rows:
+        console.print(_first_line(board, board.pools, "points of separate pools"), soft_wrap=True)
+        for metric in _NAMES:
+            rows = [row for row in board.pools if row.metric == metric]
+            if rows:
+                console.print(_scores(board, metric, rows))
     return out.getvalue()
 
 
-def _first_line(board: ServingBoard) -> str:
-    points = {row.case.id for row in board.headline}
-    failures = board.failures()
-    line = f"{len(points)} aggregated points of quality A and B: {len(points) - failures.total()} predicted"
+def _first_line(
+    board: ServingBoard, rows: Sequence[ServingRow] | None = None, what: str = "aggregated points"
+) -> str:
+    points = {row.case.id for row in (board.headline if rows is None else rows)}
+    failures = board.failures(rows)
+    line = f"{len(points)} {what} of quality A and B: {len(points) - failures.total()} predicted"
     if failures:
         reasons = ", ".join(f"{count} {reason}" for reason, count in failures.most_common(4))
         line += f", {failures.total()} not ({reasons})"

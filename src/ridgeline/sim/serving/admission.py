@@ -169,6 +169,10 @@ def _enter(state: State, table: Table, which: int, now: float, budget: int, need
             lane.extra_s += 0.0 if request.preemptions == 0 else _swap_seconds(state, table, tokens)
             request.resumes = 0
             _start(state, table, which, i, now)
+            if (
+                request.preemptions == 0
+            ):  # handed over: the engine that decodes sends the first token as it admits it
+                request.first_s = request.last_s = now
             join_decodes(state, table, which, i, request.last_s)
             budget -= 1 + table.drafts
             continue
