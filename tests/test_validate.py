@@ -207,7 +207,7 @@ def test_what_cannot_be_expressed_says_so() -> None:
         ("NeMo / Megatron-Core", "2025-06", "AMD", "amd-nemo-2025"),
         ("Megatron-Bridge (NeMo)", "2025-09", "NVIDIA", "nemo-2025"),
         ("Megatron-Bridge (NeMo)", "2025-11", "NVIDIA", "megatron-bridge-2025-11"),
-        ("Megatron-Bridge (NeMo)", "2026-04", "NVIDIA", "megatron-bridge-2026-04"),
+        ("Megatron-Bridge (NeMo)", "2026-04", "NVIDIA", "megatron-bridge-2026"),
         ("Megatron-Bridge (NeMo)", "2026-06", "NVIDIA", "megatron-bridge-2026-06"),
         ("torchtitan (torch.compile)", "2024-12", "NVIDIA", "torchtitan-compile-2024"),
         ("torchtitan (torch.compile)", "2025-06", "NVIDIA", "torchtitan-compile-2025"),

@@ -66,7 +66,6 @@ STACKS: tuple[tuple[str, str, str, str], ...] = (
     ("bridge", "", "", "nemo-2025"),
     ("bridge", "", "2025-11", "megatron-bridge-2025-11"),
     ("bridge", "", "2026-01", "megatron-bridge-2026"),
-    ("bridge", "", "2026-04", "megatron-bridge-2026-04"),
     ("bridge", "", "2026-06", "megatron-bridge-2026-06"),
     ("nemo", "", "", "nemo-2023"),
     ("nemo", "", "2024-04", "nemo-2024"),
@@ -74,7 +73,6 @@ STACKS: tuple[tuple[str, str, str, str], ...] = (
     ("nemo", "", "2025-03", "nemo-2025"),
     ("nemo", "", "2025-11", "nemo-2025-11"),
     ("nemo", "", "2026-01", "megatron-bridge-2026"),
-    ("nemo", "", "2026-04", "megatron-bridge-2026-04"),
     ("nemo", "", "2026-06", "megatron-bridge-2026-06"),
     ("megatron", "", "", "megatron-lm-2021"),
     ("megatron", "", "2022-02", "megatron-lm-2022"),
@@ -91,7 +89,6 @@ STACKS: tuple[tuple[str, str, str, str], ...] = (
     ("", "", "2025-03", "nemo-2025"),
     ("", "", "2025-11", "nemo-2025-11"),
     ("", "", "2026-01", "megatron-bridge-2026"),
-    ("", "", "2026-04", "megatron-bridge-2026-04"),
     ("", "", "2026-06", "megatron-bridge-2026-06"),
 )
 

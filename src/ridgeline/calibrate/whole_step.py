@@ -77,7 +77,7 @@ class Row:
     case: Case
     scenario: Scenario
     chip: str  # whose step calibration it reads
-    stack: str
+    stack: str  # whose fitted numbers it reads
     weight: float = 1.0  # in the cost of the fit: one over the root of its family's rows
 
 
@@ -121,7 +121,9 @@ def collect(cases: Sequence[Case]) -> list[Row]:
             scenario = chosen(scenarios_of(case))
         except NotPredictable:
             continue
-        rows.append(Row(case, scenario, catalog.donor(scenario.chip.name, "steps"), scenario.stack.name))
+        # a stack without numbers of its own reads its parent's, and its rows inform those
+        stack = catalog.stating("stacks", scenario.stack.name, STACK_KNOBS[0].name)
+        rows.append(Row(case, scenario, catalog.donor(scenario.chip.name, "steps"), stack))
     sizes = Counter(row.case.family for row in rows)
     for row in rows:
         row.weight = 1.0 / math.sqrt(sizes[row.case.family])
@@ -147,8 +149,9 @@ def chosen(scenarios: Sequence[Scenario]) -> Scenario:
 def fit(rows: Sequence[Row], progress: Callable[[str], None] = print) -> Fit:
     """Coordinate descent over all knobs of chips and stacks with enough rows.
 
-    Numbers of a chip come from dense models where it has enough of them: steps of experts have costs that no number
-    names (uneven routing, waits on token counts), and would be read as a chip that is slower than it is.
+    Numbers come from dense models where a chip or stack has enough of them: steps of experts have costs that no
+    number names (uneven routing, waits on token counts), and would be read as a chip or a stack that is slower than
+    it is.
     """
     result = Fit(rows)
     groups: list[tuple[str, str, Knob, list[Row]]] = []
@@ -157,8 +160,7 @@ def fit(rows: Sequence[Row], progress: Callable[[str], None] = print) -> Fit:
         for row in rows:
             members[getattr(row, key)].append(row)
         for name, group in members.items():
-            if kind == "chip":
-                group = informing(group)
+            group = informing(group)
             if len(group) >= LEAST_ROWS:
                 groups += [(kind, name, knob, group) for knob in knobs if _applies(kind, name, knob)]
     for kind, name, knob, group in groups:
@@ -179,7 +181,7 @@ def fit(rows: Sequence[Row], progress: Callable[[str], None] = print) -> Fit:
 
 
 def informing(group: Sequence[Row]) -> list[Row]:
-    """The rows of a chip that its numbers are fitted on."""
+    """The rows of a chip or stack that its numbers are fitted on."""
     dense = [
         row
         for row in group
@@ -234,7 +236,9 @@ def write(result: Fit, directory: Path) -> list[Path]:
             path.write_text(_steps_yaml(name, values, result, informing(group)), encoding="utf-8")
         else:
             path = directory / "stacks" / f"{name}.yaml"
-            path.write_text(_edited(path.read_text(encoding="utf-8"), values, len(group)), encoding="utf-8")
+            path.write_text(
+                _edited(path.read_text(encoding="utf-8"), values, len(informing(group))), encoding="utf-8"
+            )
         written.append(path)
     return written
 

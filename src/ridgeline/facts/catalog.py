@@ -458,6 +458,14 @@ def donor(chip_name: str, kind: str) -> str:
     return _donor(chip(chip_name), kind).name
 
 
+def stating(kind: str, name: str, field: str) -> str:
+    """Name of the entry whose file states ``field``: ``name`` itself, or the first of its parents that does."""
+    path = entry_path(kind, name)
+    if path is None:
+        raise CatalogError(f"unknown {KINDS[kind].noun} '{name}'; list all with {_list(kind)}")
+    return next((link.stem for link in _parents(path, kind) if field in document.read(link)), name)
+
+
 def _donor(target: Chip, kind: str) -> Chip:
     """The chip whose calibration serves ``target``: itself, or the first one along its line of relatives."""
     line = [target]
