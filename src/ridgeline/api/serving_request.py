@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.engine import Engine
 from ridgeline.facts.request_files import RequestFile, read_requests
-from ridgeline.facts.serving import ACCEPTANCE, Layout, Precision
+from ridgeline.facts.serving import ACCEPTANCE, Adapters, Layout, Precision
 from ridgeline.sim.serving.fleet import Operation
 from ridgeline.timing.rates import OPERANDS
 
@@ -34,6 +34,7 @@ OPERATION = (
 DEGREES = ("tp", "pp", "ep", "dp", "cp")
 ROOTS = ("model", "chip", "cluster", "engine")
 CACHES = ("auto", "bf16", "fp16", "fp8", "nvfp4")
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vllm/config/lora.py, which pads others up to these
 LONGEST = 16_777_216  # tokens of a request: beyond any model
 
 
@@ -77,6 +78,8 @@ def serving_request(
     speculate: bool | Sequence[float] | str | None = None,
     settings: Iterable[str] = (),
     replicas: int | str | None = None,
+    adapters: int | str | None = None,
+    adapter_rank: int | str | None = None,
     **degrees: Any,
 ) -> ServingRequest:
     """Build a request. Counts may be text such as ``4k``, times text such as ``50 ms``.
@@ -96,6 +99,7 @@ def serving_request(
             where the model has such layers, unless this is False.
         settings: ``path=value`` changes of any field of model, chip, cluster or engine.
         replicas: of one pool; as many as the chips hold, or as a rate needs, when left out.
+        adapters, adapter_rank: low-rank adapters that all stay on the chips, and their rank [16].
         degrees: ``tp, pp, ep, dp, cp``; those left out are searched. Also what `serving_operation.operation` takes.
 
     Raises:
@@ -118,7 +122,12 @@ def serving_request(
             raise InputError(
                 f"replicas = {replicas}: goes with one pool of engines; leave it out with disaggregated"
             )
-    space = ServingSpace(fixed=fixed, engines=engines, acceptance=_acceptance(speculate, architecture))
+    space = ServingSpace(
+        fixed=fixed,
+        engines=engines,
+        acceptance=_acceptance(speculate, architecture),
+        adapters=_adapters(adapters, adapter_rank),
+    )
     _check_formats(fixed, chip)
     _check_layout(fixed, architecture, network, num_chips)
     divided = disaggregated
@@ -256,6 +265,17 @@ def _acceptance(speculate: Any, architecture: Architecture) -> tuple[float, ...]
     if not chances or not all(0.0 < chance <= 1.0 for chance in chances):
         raise InputError(f"speculate = {speculate}: expected chances of each draft, such as 0.85,0.7")
     return chances
+
+
+def _adapters(count: Any, rank: Any) -> Adapters:
+    if count is None:
+        if rank is not None:
+            raise InputError(f"adapter_rank = {rank}: goes with adapters; say how many")
+        return Adapters()
+    found = Adapters() if rank is None else Adapters(rank=whole("adapter_rank", rank))
+    if found.rank not in RANKS:
+        raise InputError(f"adapter_rank = {found.rank}: engines take {overrides.one_of(RANKS)}")
+    return replace(found, count=whole("adapters", count))
 
 
 def _fixed(degrees: dict[str, Any], *formats: Any) -> dict[str, Any]:

@@ -209,7 +209,7 @@ def memory_parts(plan: ServingPlan) -> dict[str, float]:
     """What fills one chip of the decoding engine [B]."""
     found = memory(plan.service)
     return {
-        "weights": found.weights,
+        "weights": found.weights,  # adapters among them
         "kv_cache": found.kv,
         "activations": found.activations,
         "graphs": found.graphs,
@@ -256,6 +256,11 @@ def _assumptions(result: ServingResult) -> list[str]:
         notes.append(
             f"drafts are accepted with chance {chances} (assumption): "
             f"{one.speculation.tokens_per_step:.2f} tokens a step"
+        )
+    if one.adapters.count:
+        notes.append(
+            f"{one.adapters.count} adapters of rank {one.adapters.rank} stay on the chips and are asked for evenly; "
+            "they change attention and dense layers, not routed experts; their time is a bound by bytes and FLOPs"
         )
     if plan.prefill is not None:
         notes.append(

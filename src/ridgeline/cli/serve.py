@@ -18,7 +18,7 @@ NAMES = (
     "on", "chips", "isl", "osl", "rate", "concurrency", "trace", "ttft", "tpot", "percentile",
     "precision", "experts", "kv", "chunk", "max_seqs", "disaggregated", "tp", "pp", "ep", "dp", "cp",
     "replicas", "router", "min_replicas", "scale_at", "scale_every", "cold_start", "fail", "on_failure", "timeout",
-    "urgent", "kv_tier", "preemption", "prefix_cache",
+    "urgent", "kv_tier", "preemption", "prefix_cache", "adapters", "adapter_rank",
 )  # fmt: skip
 
 
@@ -101,6 +101,10 @@ def serve(
         str | None,
         typer.Option(metavar="P,P,..", help="chance that each draft is accepted [0.85,0.7,0.6]"),
     ] = None,
+    adapters: Annotated[
+        str | None, typer.Option(metavar="N", help="low-rank adapters that requests choose among [none]")
+    ] = None,
+    adapter_rank: Annotated[str | None, typer.Option(metavar="N", help="rank of the adapters [16]")] = None,
     simulate: Annotated[
         bool | None,
         typer.Option(help="check plans in the event simulation [where a target, rate or trace is given]"),

@@ -23,7 +23,7 @@ from ridgeline.facts.architecture import (
 from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.engine import Engine
 from ridgeline.facts.services import default_cache, service
-from ridgeline.facts.serving import Layout, Limits, Precision, Service, Speculation
+from ridgeline.facts.serving import Adapters, Layout, Limits, Precision, Service, Speculation
 
 #: Frameworks that are searched.
 FRAMEWORKS = ("vllm", "sglang", "trtllm")
@@ -42,18 +42,19 @@ class ServingSpace:
 
     ``fixed`` holds fields of `Layout`, and ``precision``, ``experts``, ``kv`` (names of formats), ``chunk``,
     ``max_seqs`` and ``replicas``. ``engines`` are names or values; none = those that run on the chip. ``acceptance``
-    adds speculation by the model's own prediction layers, of one to so many drafts.
+    adds speculation by the model's own prediction layers, of one to so many drafts. All serve ``adapters``.
     """
 
     fixed: dict[str, Any] = field(default_factory=dict)
     engines: tuple[Engine | str, ...] = ()
     acceptance: tuple[float, ...] = ()
+    adapters: Adapters = field(default_factory=Adapters)
 
     def bases(self, architecture: Architecture, chip: Chip, cluster: Cluster) -> Iterator[Service]:
         """One service per engine, whose layout and formats are still to be chosen."""
         for engine in self.engines or engines_of(chip):
             base = service(architecture, cluster, Layout(), Precision(), engine)
-            yield base.replace(architecture=architecture, chip=chip, cluster=cluster)
+            yield base.replace(architecture=architecture, chip=chip, cluster=cluster, adapters=self.adapters)
 
     def precisions(self, base: Service) -> list[Precision]:
         """Formats that are searched: as fixed, or those of `formats`, the cache as the engine keeps it."""

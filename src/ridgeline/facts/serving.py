@@ -100,6 +100,22 @@ class Speculation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Adapters:
+    """Low-rank adapters (arXiv:2106.09685) that are served beside one base model.
+
+    All ``count`` of them stay in the memory of the chips, in two bytes a value, and requests choose among them evenly.
+    They change the projections of attention and the dense feed-forward layers, not routed experts.
+    """
+
+    count: int = 0
+    rank: int = 16
+
+    def in_use(self, requests: Any) -> Any:
+        """How many adapters so many requests ask for in the mean; takes arrays."""
+        return self.count * (1.0 - (1.0 - 1.0 / self.count) ** requests) if self.count else 0.0 * requests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What an operator may set on an engine; None = the engine's default."""
 
@@ -124,6 +140,7 @@ class Service:
     kernels: KernelSet  # what the engine runs, `ridgeline.facts.engine_kernels`
     speculation: Speculation = field(default_factory=Speculation)
     limits: Limits = field(default_factory=Limits)
+    adapters: Adapters = field(default_factory=Adapters)
 
     def replace(self, **changes: Any) -> Service:
         """A copy with fields replaced."""

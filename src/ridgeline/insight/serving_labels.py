@@ -25,6 +25,8 @@ def labels_of(service: Service) -> dict[str, str]:
         )
     if any(isinstance(layer.mlp, Moe) for layer in layers):
         labels["experts"] = resolve(kernels.grouped, multiplied(precision.of_experts))[1]
+    if service.adapters.count:
+        labels["adapters"] = Label.BOUND
     if layout.chips > 1:
         labels["collectives inside a domain"] = worst(
             *(fit.provenance.label for fit in links.scale_up.values())

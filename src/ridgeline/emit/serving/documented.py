@@ -28,6 +28,7 @@ VLLM = Documented(
         --gpu-memory-utilization --max-model-len --max-num-seqs --max-num-batched-tokens
         --enable-chunked-prefill --no-enable-chunked-prefill --enforce-eager
         --speculative-config --kv-transfer-config
+        --enable-lora --max-loras --max-lora-rank
         """),
 )
 
@@ -53,6 +54,7 @@ SGLANG = Documented(
         --chunked-prefill-size --max-prefill-tokens --enable-mixed-chunk --disable-decode-cuda-graph
         --speculative-algorithm --speculative-draft-model-path --speculative-num-steps
         --speculative-eagle-topk --speculative-num-draft-tokens
+        --enable-lora --max-loras-per-batch --max-lora-rank --lora-target-modules
         --disaggregation-mode --disaggregation-transfer-backend --disaggregation-bootstrap-port
         """),
 )
@@ -86,6 +88,7 @@ TRTLLM_OPTIONS = Documented(
         cuda_graph_config cuda_graph_config.enable_padding cuda_graph_config.max_batch_size
         speculative_config speculative_config.decoding_type speculative_config.max_draft_len
         speculative_config.speculative_model
+        lora_config lora_config.max_loras lora_config.max_cpu_loras lora_config.max_lora_rank
         cache_transceiver_config cache_transceiver_config.backend
         cache_transceiver_config.max_tokens_in_buffer
         """),

@@ -42,6 +42,8 @@ def write(deployment: Deployment) -> str:
     ]
     if any(pool.service.layout.dp > 1 for pool in pools):
         usage.append("Older releases spell --attn-dp-size N as --dp-size N --enable-dp-attention.")
+    if any(pool.service.adapters.count for pool in pools):
+        usage.append("Append --lora-paths NAME=PATH for each adapter.")
     return script.write(common.header(deployment, pools, CHECKED), every, usage)
 
 
@@ -58,6 +60,7 @@ def start(deployment: Deployment, pool: Pool) -> list[str]:
         **_numbers(deployment, service),
         **_limits(service),
         **_speculation(service),
+        **_adapters(service),
     }
     if pool.role != "serve":
         options |= {"--disaggregation-mode": pool.role, "--disaggregation-transfer-backend": "mooncake"}
@@ -170,4 +173,16 @@ def _speculation(service: Service) -> dict[str, Value]:
         "--speculative-num-steps": speculation.drafts,
         "--speculative-eagle-topk": 1,
         "--speculative-num-draft-tokens": speculation.drafts + 1,  # the drafts and the token they follow
+    }
+
+
+def _adapters(service: Service) -> dict[str, Value]:
+    adapters = service.adapters
+    if not adapters.count:
+        return {}
+    return {
+        "--enable-lora": True,
+        "--max-loras-per-batch": adapters.count,
+        "--max-lora-rank": adapters.rank,
+        "--lora-target-modules": "all",
     }

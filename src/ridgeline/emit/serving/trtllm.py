@@ -109,6 +109,10 @@ def extra_options(deployment: Deployment, pool: Pool) -> Options:
         largest = min(engine.graph_batch, service.max_seqs)
         options["cuda_graph_config"] = {"enable_padding": True, "max_batch_size": largest}
     options |= _speculation(service)
+    if service.adapters.count:
+        count = service.adapters.count
+        rank = service.adapters.rank
+        options["lora_config"] = {"max_loras": count, "max_cpu_loras": count, "max_lora_rank": rank}
     if pool.role != "serve":
         options["cache_transceiver_config"] = _transfer(service)
     if pool.role == "prefill":

@@ -44,6 +44,8 @@ def write(deployment: Deployment) -> str:
     if usage:
         every["router"] = router(deployment)
     usage += _nodes_note(pools)
+    if any(pool.service.adapters.count for pool in pools):
+        usage.append("Append --lora-modules NAME=PATH for each adapter.")
     return script.write(common.header(deployment, pools, CHECKED), every, usage)
 
 
@@ -65,6 +67,7 @@ def start(deployment: Deployment, pool: Pool) -> list[str]:
         **_numbers(deployment, service),
         **_limits(service),
         **_speculation(service),
+        **_adapters(service),
     }
     if pool.role != "serve":
         options["--kv-transfer-config"] = _json(_transfer(pool))
@@ -178,6 +181,13 @@ def _speculation(service: Service) -> dict[str, Value]:
     if speculation.draft is not None and speculation.method == "draft":
         config |= {"method": "draft_model", "model": model_id_of(speculation.draft)}
     return {"--speculative-config": _json(config)}
+
+
+def _adapters(service: Service) -> dict[str, Value]:
+    adapters = service.adapters
+    if not adapters.count:
+        return {}
+    return {"--enable-lora": True, "--max-loras": adapters.count, "--max-lora-rank": adapters.rank}
 
 
 def _transfer(pool: Pool) -> dict[str, Any]:

@@ -6,6 +6,7 @@ the activation with its product's quantisation; what is left are the passes belo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from ridgeline.facts.architecture import (
@@ -18,8 +19,8 @@ from ridgeline.facts.architecture import (
     Moe,
     StateSpace,
 )
-from ridgeline.facts.serving import Layout, Precision
-from ridgeline.graph.serving.ops import Block, Core, Experts, Message, Part, Pass, Product
+from ridgeline.facts.serving import Adapters, Layout, Precision
+from ridgeline.graph.serving.ops import Adapted, Block, Core, Experts, Message, Part, Pass, Product
 
 #: Format of what no recipe narrows: routers, absorbed projections, scans.
 WIDE = "bf16"
@@ -35,10 +36,13 @@ def step_blocks(
     *,
     dispatcher: str = "all_reduce",
     fused_sum: bool = False,
+    adapters: Adapters | None = None,
 ) -> tuple[Block, ...]:
     """Layers by kind, then embedding and head, on one rank of a model without pipeline (all layers)."""
     division = _Division(arch, layout, precision, dispatcher, fused_sum)
     layers = [division.layer(layer) for layer in arch.layers]
+    if adapters is not None and adapters.count:
+        layers = [_with_adapters(layer, adapters) for layer in layers]
     return (*layers, division.ends())
 
 
@@ -56,6 +60,28 @@ def mtp_blocks(
     h = float(arch.hidden)
     join = Block("mtp", 1.0, (Pass("mtp norms", 12.0 * h), Product("mtp proj", h, 2.0 * h, WIDE)))
     return (join, last, division.ends())
+
+
+def adapter_parameters(arch: Architecture, layout: Layout, rank: int) -> float:
+    """Parameters of one adapter on one rank of a model without pipeline.
+
+    First factors of products that are cut by columns, and second factors of those cut by rows, are whole on each rank.
+    """
+    blocks = step_blocks(arch, layout, Precision(), adapters=Adapters(count=1, rank=rank))
+    return sum(
+        block.count * part.parameters for block in blocks for part in block.parts if isinstance(part, Adapted)
+    )
+
+
+def _with_adapters(block: Block, adapters: Adapters) -> Block:
+    """Each changed product followed by what adapters add to it."""
+    parts: list[Part] = []
+    for part in block.parts:
+        parts.append(part)
+        if isinstance(part, Product) and part.adapted:
+            name, rank = f"{part.name} adapters", float(adapters.rank)
+            parts.append(Adapted(name, part.n, part.k, rank, float(part.adapted), where=part.where))
+    return replace(block, parts=tuple(parts))
 
 
 class _Division:
@@ -132,7 +158,7 @@ class _Division:
         q, k = heads * d, kv * d
         gate = q if mixer.output_gate else 0.0
         reach = float(mixer.window or "inf")
-        parts: list[Part] = [Product("qkv", q + 2 * k + gate, self.h, form)]
+        parts: list[Part] = [Product("qkv", q + 2 * k + gate, self.h, form, adapted=3)]
         if mixer.qk_norm:
             parts.append(Pass("qk norm", 4.0 * (q + k)))
         parts += [
@@ -142,7 +168,7 @@ class _Division:
         ]
         if gate:
             parts.append(Pass("output gate", 6.0 * q))
-        return [*parts, Product("proj", self.h, q, form)]
+        return [*parts, Product("proj", self.h, q, form, adapted=1)]
 
     def _latent(self, mixer: LatentAttention) -> list[Part]:
         """Prefill expands the cache into heads; decode absorbs the projections into latents (arXiv:2405.04434)."""
@@ -150,10 +176,10 @@ class _Division:
         nope, rope, v = float(mixer.nope_dim), float(mixer.rope_dim), float(mixer.v_dim)
         lora, qk = float(mixer.kv_lora), float(mixer.nope_dim + mixer.rope_dim)
         down = lora + rope + (mixer.q_lora or 0)
-        parts: list[Part] = [Product("down", down, self.h, form), Pass("latent norms", 4.0 * down)]
-        parts.append(Product("q up", heads * qk, float(mixer.q_lora or self.h), form))
+        parts: list[Part] = [Product("down", down, self.h, form, adapted=2), Pass("latent norms", 4.0 * down)]
+        parts.append(Product("q up", heads * qk, float(mixer.q_lora or self.h), form, adapted=1))
         parts += [
-            Product("kv up", heads * (nope + v), lora, form, where="prefill"),
+            Product("kv up", heads * (nope + v), lora, form, where="prefill", adapted=1),
             Product("absorbed k", lora, nope, WIDE, copies=heads, where="decode"),
             Pass("rotary and cache", 4.0 * heads * rope + 4.0 * (lora + rope)),
         ]
@@ -172,7 +198,7 @@ class _Division:
                 latent_dim=lora + rope, latent_v=lora, expand_n=heads * (nope + v),
             ),
             Product("absorbed v", v, lora, WIDE, copies=heads, where="decode"),
-            Product("proj", self.h, heads * v, form),
+            Product("proj", self.h, heads * v, form, adapted=1),
         ]  # fmt: skip
         return parts
 
@@ -186,14 +212,14 @@ class _Division:
         state = mixer.v_heads / self.tp * mixer.k_dim * mixer.v_dim * STATE_BYTES
         heads = mixer.v_heads / self.tp
         return [
-            Product("in proj", 2 * keys + values + gates, self.h, form),
+            Product("in proj", 2 * keys + values + gates, self.h, form, adapted=1),
             Pass("short convolution", 4.0 * (2 * keys + values)),
             Pass("state update", 2.0 * state + 4.0 * (2 * keys + 2 * values), where="decode"),
             # scores and values within a chunk, and the state's part: about four products of a token with 64 columns
             Product("chunk", 64.0 * 4.0, (mixer.k_dim + mixer.v_dim) / 2.0, WIDE, copies=heads, where="prefill"),
             Pass("chunk states", 2.0 * state / 64.0 + 8.0 * (2 * keys + 2 * values), where="prefill", kernels=6.0),
             Pass("output norm and gate", 6.0 * values),
-            Product("out proj", self.h, values, form),
+            Product("out proj", self.h, values, form, adapted=1),
         ]  # fmt: skip
 
     def _state_space(self, mixer: StateSpace) -> list[Part]:
@@ -204,7 +230,7 @@ class _Division:
         convolved = inner + 2 * groups * mixer.state
         wide = 2.0 * inner if mixer.dt_rank is not None else inner + convolved + mixer.heads / self.tp
         parts: list[Part] = [
-            Product("in proj", wide, self.h, form),
+            Product("in proj", wide, self.h, form, adapted=1),
             Pass("short convolution", 4.0 * convolved),
             Pass("state update", 2.0 * state + 4.0 * convolved, where="decode"),
             Pass("scan", 2.0 * state / 256.0 + 16.0 * convolved, where="prefill", kernels=5.0),
@@ -217,7 +243,7 @@ class _Division:
             if self.tp > 1:
                 parts.append(Message("x proj sum", "all_reduce", 2.0 * few, "tp"))
             parts.append(Product("dt proj", inner, float(mixer.dt_rank), WIDE))
-        return [*parts, Product("out proj", self.h, inner, form)]
+        return [*parts, Product("out proj", self.h, inner, form, adapted=1)]
 
     # Feed-forward
 
@@ -234,9 +260,9 @@ class _Division:
     def _dense(self, name: str, inner: float, gated: bool) -> list[Part]:
         arms, form = 2.0 if gated else 1.0, self.precision.linear
         return [
-            Product(f"{name}1", arms * inner, self.h, form),
+            Product(f"{name}1", arms * inner, self.h, form, adapted=int(arms)),
             Pass(f"{name} activation", 2.0 * (arms + 1.0) * inner),
-            Product(f"{name}2", self.h, inner, form),
+            Product(f"{name}2", self.h, inner, form, adapted=1),
         ]
 
     def _moe(self, mlp: Moe) -> list[Part]:

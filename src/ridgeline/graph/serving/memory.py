@@ -25,7 +25,7 @@ from ridgeline.facts.parameters import (
     mtp_parameters,
 )
 from ridgeline.facts.serving import Layout, Precision, Service
-from ridgeline.graph.serving.blocks import STATE_BYTES
+from ridgeline.graph.serving.blocks import STATE_BYTES, adapter_parameters
 
 #: Bytes of what checkpoints keep wide: embeddings, norms, routers.
 WIDE_BYTES = 2.0
@@ -77,7 +77,7 @@ def memory(service: Service) -> Memory:
     fraction = service.limits.memory_fraction or engine.memory_fraction
     weights = weight_bytes(
         service.architecture, service.layout, service.precision, service.speculation.method
-    )
+    ) + adapter_bytes(service)
     activations = activation_bytes(service)
     used = weights + activations + engine.graph_bytes + engine.reserve
     kv = fraction * capacity - used if engine.memory_of == "total" else fraction * (capacity - used)
@@ -102,6 +102,15 @@ def weight_bytes(
     if layout.pp == 1:
         return layers + ends + drafts
     return layers / layout.pp + ends / 2.0 + drafts
+
+
+def adapter_bytes(service: Service) -> float:
+    """Adapters that stay on one chip [B]."""
+    adapters, layout = service.adapters, service.layout
+    if not adapters.count:
+        return 0.0
+    each = adapter_parameters(service.architecture, layout, adapters.rank)
+    return WIDE_BYTES * adapters.count * each / layout.pp
 
 
 def _layer_total(layer: Layer, arch: Architecture) -> float:

@@ -24,6 +24,28 @@ class Product:
     copies: float = 1.0
     per: Per = "token"
     where: Where = "both"
+    adapted: int = 0  # of the matrices that an engine joins in it, those that adapters change
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """What adapters add to a product ``[n, k]``: rows times ``slices`` of ``[rank, k]``, then times ``[n, rank]``.
+
+    Products that engines join (query, key and value; both arms of a gate) keep one slice for each.
+    """
+
+    name: str
+    n: float
+    k: float
+    rank: float
+    slices: float
+    per: Per = "token"
+    where: Where = "both"
+
+    @property
+    def parameters(self) -> float:
+        """Of one adapter, on this rank."""
+        return self.rank * (self.slices * self.k + self.n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +109,7 @@ class Core:
     expand_n: float = 0.0  # latent: prefill expands cached keys by a product [n, latent_v]
 
 
-Part: TypeAlias = Product | Pass | Experts | Message | Core
+Part: TypeAlias = Product | Adapted | Pass | Experts | Message | Core
 
 
 @dataclass(frozen=True, slots=True)

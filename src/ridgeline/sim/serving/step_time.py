@@ -17,14 +17,15 @@ from ridgeline.facts import catalog
 from ridgeline.facts.kernel_calibration import GroupedFit, KernelSet
 from ridgeline.facts.serving import Service
 from ridgeline.graph.serving.blocks import step_blocks
-from ridgeline.graph.serving.ops import Block, Core, Experts, Message, Part, Pass, Product, Where
+from ridgeline.graph.serving.ops import Adapted, Block, Core, Experts, Message, Part, Pass, Product, Where
+from ridgeline.timing.adapters import ADAPTER_KERNELS, adapter_seconds
 from ridgeline.timing.attention import AttentionRates, attention_rates, attention_seconds
 from ridgeline.timing.collectives import collective_seconds
 from ridgeline.timing.dispatch import dispatch_seconds
 from ridgeline.timing.expert_layer import busiest_share, expert_layer_seconds
 from ridgeline.timing.gemm import TILES, GemmRates, gemm_rates, gemm_seconds
 from ridgeline.timing.grouped import active_experts
-from ridgeline.timing.rates import operand, resolve
+from ridgeline.timing.rates import operand, peak_flops_per_s, resolve
 from ridgeline.timing.stream import StreamRates, stream_rates, stream_seconds
 from ridgeline.timing.topology import Placement, place
 
@@ -60,7 +61,7 @@ class StepTimes:
         self.service = service
         self.blocks = blocks or step_blocks(
             service.architecture, service.layout, service.precision,
-            dispatcher=service.engine.dispatcher, fused_sum=service.engine.fused_sum,
+            dispatcher=service.engine.dispatcher, fused_sum=service.engine.fused_sum, adapters=service.adapters,
         )  # fmt: skip
         self.parts = tuple(_Counted(part, block.count) for block in self.blocks for part in block.parts)
 
@@ -170,6 +171,8 @@ class StepTimes:
                     total += counted.count * (
                         part.kernels * self.service.engine.pass_launch + moved / self._stream_bytes_per_s
                     )
+                case Adapted() if part.per == per and part.where == where:
+                    total += counted.count * self._adapted(part, rows)
                 case Experts() if per == "token" and where == "both":
                     total += counted.count * self._experts(part, rows)
         return total + self._products(products, rows)
@@ -195,6 +198,15 @@ class StepTimes:
         seconds = gemm_seconds(rows[None, :], n, k, copies, self._rates(formats))
         fixed, each = self._cast(formats)
         return np.asarray((counts * (seconds + fixed + each * rows[None, :] * k)).sum(axis=0))
+
+    def _adapted(self, part: Adapted, rows: FloatArray) -> FloatArray:
+        """Adapters of ``rows`` tokens of as many requests as may run: the most that prefills, of few requests, pay."""
+        service = self.service
+        requests = np.minimum(rows / (1.0 + service.speculation.drafts), float(service.max_seqs))
+        return adapter_seconds(
+            rows, service.adapters.in_use(requests), part.n, part.k, part.rank, part.slices,
+            self._stream_bytes_per_s, peak_flops_per_s(service.chip, "bf16"), service.engine.pass_launch,
+        )  # fmt: skip
 
     def _message(self, part: Message, rows: FloatArray) -> FloatArray:
         service = self.service
@@ -261,8 +273,7 @@ class StepTimes:
             if isinstance(part, Message) and part.group == "cp" and not prefill:
                 continue
             if isinstance(part, Core) == attention and getattr(part, "where", "both") != skipped:
-                each = part.kernels if isinstance(part, Pass) else 6.0 if isinstance(part, Experts) else 1.0
-                total += counted.count * each
+                total += counted.count * _kernels_of(part)
         return total
 
     # By contexts
@@ -378,6 +389,18 @@ class StepTimes:
                 rates = self._rates_by_kind["latent" if core.kind == "latent" else "attention"]
                 total += count * float(np.ravel(rates.launch)[0])
         return total
+
+
+def _kernels_of(part: Part) -> float:
+    match part:
+        case Pass():
+            return part.kernels
+        case Experts():
+            return 6.0
+        case Adapted():
+            return ADAPTER_KERNELS
+        case _:
+            return 1.0
 
 
 def _routed(part: Experts, rows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
