@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ridgeline.calibrate import engine_links, link_tables, links, share_scores
+from ridgeline.calibrate import engine_links, link_errors, link_tables, links, share_scores
 from ridgeline.calibrate.scale_out import fit_shares
 from ridgeline.facts import catalog
 from ridgeline.facts.link_calibration import ENGINES
@@ -161,6 +161,20 @@ def test_engines_that_switch_name_their_sizes_and_sources() -> None:
             sizes = [{n: size for n, size in kernel.below.items() if size < 1e18} for kernel in own]
             named = [kernel.below for kernel in known.kernels]
             assert all(one in named for one in sizes if one), (engine, chip)
+
+
+def test_misses_are_told() -> None:
+    own = {(one.tier, one.op): one for one in link_errors.held(LINKS)}
+    assert own["scale_up", "all_reduce"].misses == ""
+    bad = own["scale_up", "all_reduce"].provenance.model_copy(
+        update={"median_abs_err": 0.07, "p90_abs_err": 0.21}
+    )
+    assert replace(own["scale_up", "all_reduce"], provenance=bad).misses == "median and P90"
+    assert replace(own["scale_out", "all_gather"], provenance=bad).misses == ""
+    page = link_errors.link_errors()
+    assert "| `all_reduce_vllm` |" in page
+    assert "`all_to_all` of h100-sxm (P90)" in page
+    assert "between 2 to 128 nodes" in page
 
 
 def test_a_relative_on_pcie_is_derived() -> None:
