@@ -213,7 +213,28 @@ def test_every_fitted_chip_is_monotone(
     quicker = float(collective_seconds(kind, size, place(n, 1, fast), fast, links, engine=engine))
     assert quicker <= time * (1 + 1e-12)
     assert time <= more * (1 + 1e-12)
-    # An envelope of straight lines with a base each: twice the bytes never take more than twice the time.
+    # An envelope of straight lines with a base each: twice the bytes never take more than twice the time, unless an
+    # engine changes its kernel in between.
+    fit = links.scale_up.get(f"all_reduce_{engine}")
+    if kind != "all_reduce" or fit is None or not fit.kernels:
+        assert more <= time * factor * (1 + 1e-12)
+
+
+@given(measured, st.sampled_from(ENGINES), st.sampled_from([2, 4, 8]), sizes, st.floats(1.0, 8.0))
+def test_an_engine_jumps_only_where_it_changes_its_kernel(
+    chip: Any, engine: str, n: int, size: float, factor: float
+) -> None:
+    """A byte more may call another kernel, at the sizes that the engine names and nowhere else."""
+    _, cluster, links = chip
+    ends = [kernel.below.get(n, 0.0) for kernel in links.scale_up[f"all_reduce_{engine}"].kernels]
+    if any(size < end <= size * factor for end in ends):
+        return
+    here = place(n, 1, cluster)
+    time, more = (
+        float(collective_seconds("all_reduce", one, here, cluster, links, engine=engine))
+        for one in (size, size * factor)
+    )
+    assert time <= more * (1 + 1e-12)
     assert more <= time * factor * (1 + 1e-12)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ridgeline import units
 from ridgeline.calibrate.kernel_errors import kernel_errors
+from ridgeline.calibrate.link_errors import link_errors
 from ridgeline.calibrate.markdown import percent, table
 from ridgeline.calibrate.whole_step import CHIP_KNOBS, LEAST_ROWS, STACK_KNOBS
 from ridgeline.facts import catalog
@@ -15,7 +14,7 @@ from ridgeline.facts.step_calibration import IN_SITU_LIMITS
 
 def fitted_numbers() -> str:
     """The section of the accuracy page that lists what was fitted on steps, kernels and collectives."""
-    return "\n\n".join(["## Fitted numbers", _chips(), _stacks(), kernel_errors(), _links()])
+    return "\n\n".join(["## Fitted numbers", _chips(), _stacks(), kernel_errors(), link_errors()])
 
 
 def _chips() -> str:
@@ -64,28 +63,6 @@ def _value(name: str, value: float) -> str:
     """A fitted number of a stack as its file writes it: quantities there are times."""
     is_time = catalog.schema("stacks")["properties"][name].get("type") == "string"
     return units.show(value, "s") if is_time else f"{value:.3g}"
-
-
-def _links() -> str:
-    rows = []
-    for name in catalog.names("links"):
-        fits = catalog.link_calibration(name).scale_up.values()
-        errors = [one for fit in fits if (one := fit.provenance.median_abs_err) is not None]
-        if errors:
-            counted = sum(fit.provenance.rows for fit in fits)
-            rows.append(
-                [
-                    name,
-                    str(len(errors)),
-                    str(counted),
-                    percent(float(np.median(errors))),
-                    percent(max(errors)),
-                ]
-            )
-    headers = ["chip", "collectives", "rows", "median of their median errors", "largest"]
-    return f"""Collectives inside a scale-up domain, against their tables:
-
-{table(headers, rows)}"""
 
 
 def _held(provenance: Provenance) -> list[str]:

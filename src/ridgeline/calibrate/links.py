@@ -7,119 +7,56 @@ Three of ten sizes are held out of each fit and give its errors.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import yaml
-from scipy.optimize import least_squares
 
-from ridgeline.calibrate import expert_links
+from ridgeline.calibrate import engine_links, expert_links
+from ridgeline.calibrate.engine_links import Switches
+from ridgeline.calibrate.envelope import REGIMES, Moved, bench, detour, moved, seconds, solve, used_regimes
 from ridgeline.calibrate.link_tables import Samples, Shares
 from ridgeline.calibrate.scale_out import scale_out_fits
 from ridgeline.facts import catalog
-from ridgeline.facts.chip import Chip, Cluster, Tier
+from ridgeline.facts.chip import Chip
 from ridgeline.facts.kernel_calibration import Provenance
 from ridgeline.facts.link_calibration import ENGINES, CoreFit, LinkCalibration, LinkFit, Regime
 from ridgeline.facts.observation import Label
 from ridgeline.timing.collectives import Kind, algorithms
 from ridgeline.timing.dispatch import dispatch_traffic
-from ridgeline.timing.tariff import Traffic, beyond_neighbour
 from ridgeline.timing.topology import FloatArray, place
 
 HELD_OUT = 0.3
-REGIMES = 4
 FEWEST_ROWS = 12
 #: In-network reduction wins only on large buffers; below, its rows are those of rings.
 IN_NETWORK_BYTES = 6.4e7
 
 
-@dataclass(frozen=True, slots=True)
-class Moves:
-    """What a fit sees of each row under one algorithm, arrays [rows]: steps, bytes sent, bytes copied."""
-
-    steps: FloatArray
-    sent: FloatArray
-    kept: FloatArray
-    beyond: FloatArray  # share of the peers behind a host bridge
-
-
-def moves(samples: Samples, domain: int) -> list[Moves]:
+def moves(samples: Samples, domain: int) -> list[Moved]:
     """Steps and bytes under every algorithm that `ridgeline.timing` tries, inside one ``domain`` of chips."""
-    cluster = _bench(domain)
+    cluster = bench(domain)
     placement = place(samples.ranks, 1, cluster)
     key = samples.key
     kind: Kind = "all_reduce" if key.startswith("all_reduce") else key  # type: ignore[assignment]
     engine = key.removeprefix("all_reduce_")
     every = algorithms(kind, placement, cluster, in_network=True, engine=engine if engine in ENGINES else "")
-    found = [traffic for traffic in every if traffic.keys[0] == key]
-    # One group size cannot tell a step from the launch: the base then holds both.
-    several = 1.0 if np.ptp(samples.ranks) > 0 else 0.0
-    beyond = beyond_neighbour(samples.ranks)
-    return [_moves(traffic, samples.size_bytes, several, beyond) for traffic in found]
+    return [moved(traffic, samples.ranks, samples.size_bytes) for traffic in every if traffic.keys[0] == key]
 
 
-def _moves(traffic: Traffic, size: FloatArray, several: float, beyond: FloatArray) -> Moves:
-    copied = np.zeros_like(size) if traffic.kept is None else size * traffic.kept[0]
-    return Moves(several * traffic.steps[0], size * traffic.sent[0], copied, beyond)
-
-
-def _bench(domain: int) -> Cluster:
-    tier = Tier.model_construct(
-        name="link", size=domain, bandwidth=1.0, latency=0.0, topology="switch", rail_optimised=False,
-        oversubscription=1.0, in_network_reduction=True, lossy=False, torus_axes=None,
-    )  # fmt: skip
-    return Cluster.model_construct(
-        name="bench", title="", chip="", chips_per_node=domain, tiers=(tier,), node_overhead=0.0, source={}
-    )
-
-
-def seconds(parameters: FloatArray, found: Sequence[Moves], bandwidth: float) -> FloatArray:
-    """The model of the fit [rows]: lower envelope over algorithms and regimes.
-
-    ``parameters`` are logarithms: copy cost, detour, then base [s], hop [s] and share of each regime.
-    """
-    return np.asarray(np.min(_each(parameters, found, bandwidth), axis=0))
-
-
-def _each(parameters: FloatArray, found: Sequence[Moves], bandwidth: float) -> FloatArray:
-    values = np.exp(parameters)
-    return np.array(
-        [
-            base
-            + move.steps * hop
-            + (move.sent + values[0] * move.kept) * (1.0 + values[1] * move.beyond) / (share * bandwidth)
-            for base, hop, share in values[2:].reshape(-1, 3)
-            for move in found
-        ]
-    )
-
-
-#: Starts: base [s], hop [s] and share of each regime: of small flags, of low latency, mixed, and of full rate.
-_STARTS = (
-    ((3e-6, 5e-7, 0.03), (5e-6, 8e-7, 0.15), (8e-6, 1.2e-6, 0.45), (2.5e-5, 2.5e-6, 0.75)),
-    ((3e-6, 5e-7, 0.03), (4e-6, 3e-7, 0.05), (1e-5, 8e-7, 0.3), (4e-5, 4e-6, 0.8)),
-    ((3e-6, 5e-7, 0.03), (8e-6, 1.5e-6, 0.3), (2e-5, 2e-6, 0.6), (6e-5, 2e-6, 0.85)),
-)
-#: The envelope has many local minima: as many starts again, twice, spread about these.
-_SPREAD, _AGAIN = (0.6, 0.6, 0.3), 2
-
-
-def _starts(regimes: int) -> list[FloatArray]:
-    random = np.random.default_rng(0)
-    given = [np.log(np.array(start[-regimes:])) for start in _STARTS]
-    spread = [start + random.normal(0.0, _SPREAD, start.shape) for _ in range(_AGAIN) for start in given]
-    return [np.concatenate([np.log([0.3, 0.3]), start.ravel()]) for start in [*given, *spread]]
-
-
-_LOW = np.log([1e-3, 1e-4] + [2e-7, 1e-9, 0.002] * REGIMES)
-_HIGH = np.log([3.0, 3.0] + [1e-3, 1e-4, 1.2] * REGIMES)
-
-
-def fit(samples: Samples, bandwidth: float, domain: int, *, bridged: bool = False, seed: int = 0) -> LinkFit:
+def fit(
+    samples: Samples,
+    bandwidth: float,
+    domain: int,
+    *,
+    bridged: bool = False,
+    seed: int = 0,
+    switches: Switches | None = None,
+    in_network: bool = False,
+) -> LinkFit:
     """Fit regimes to ``samples`` on a tier of ``bandwidth`` [B/s]; the errors are those of held-out sizes.
 
-    ``bridged``: chips are joined over their host (PCIe), so large groups may pay a detour.
+    ``bridged``: chips are joined over their host (PCIe), so large groups may pay a detour. ``switches``: sizes at
+    which an engine changes its kernel; ``in_network``: whether the switches of the domain add.
 
     Raises:
         ValueError: fewer than 12 rows.
@@ -134,6 +71,14 @@ def fit(samples: Samples, bandwidth: float, domain: int, *, bridged: bool = Fals
         return expert_links.link_fit(
             parameters, samples, np.abs(time / unseen.seconds - 1.0), int((~held).sum())
         )
+    own = (
+        engine_links.fit(known, switches, bandwidth, domain, bridged=bridged, in_network=in_network)
+        if switches
+        else None
+    )
+    if own is not None:
+        error = np.abs(engine_links.seconds(own, unseen, bandwidth, domain) / unseen.seconds - 1.0)
+        return own.model_copy(update={"provenance": _provenance(samples, error, int((~held).sum()))})
     parameters = _solve(known, bandwidth, domain, REGIMES, bridged)
     error = errors(parameters, unseen, bandwidth, domain)
     return _link_fit(parameters, samples, bandwidth, domain, error, int((~held).sum()))
@@ -142,7 +87,7 @@ def fit(samples: Samples, bandwidth: float, domain: int, *, bridged: bool = Fals
 def _copies(samples: Samples, domain: int) -> FloatArray:
     """Copies of a token that leave its rank [rows]."""
     assert samples.routing is not None
-    placement = place(samples.ranks, 1, _bench(domain))
+    placement = place(samples.ranks, 1, bench(domain))
     return np.asarray(dispatch_traffic(samples.key, samples.routing.topk, placement).sent[0])
 
 
@@ -177,62 +122,35 @@ def held_out(samples: Samples, seed: int) -> Any:
     return chosen[index.reshape(-1)]
 
 
-def _solve(
-    samples: Samples, bandwidth: float, domain: int, regimes: int, bridged: bool = False
-) -> FloatArray:
-    found = moves(samples, domain)
-    target = np.log(samples.seconds)
-    low, high = _LOW[: 2 + 3 * regimes], _HIGH[: 2 + 3 * regimes].copy()
-    if not bridged:
-        high[1] = low[1] + 1e-3
-
-    def residual(parameters: FloatArray) -> FloatArray:
-        return np.asarray(np.log(seconds(parameters, found, bandwidth)) - target)
-
-    best: Any = None
-    for start in _starts(regimes):
-        first = np.clip(start, low + 1e-5, high - 1e-5)
-        result = least_squares(
-            residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.08, max_nfev=300
-        )
-        if best is None or result.cost < best.cost:
-            best = result
-    return np.asarray(best.x, dtype=np.float64)
-
-
 def errors(parameters: FloatArray, samples: Samples, bandwidth: float, domain: int) -> FloatArray:
     """Relative errors [rows] of fitted parameters on ``samples``."""
     return np.asarray(np.abs(seconds(parameters, moves(samples, domain), bandwidth) / samples.seconds - 1.0))
+
+
+def _solve(
+    samples: Samples, bandwidth: float, domain: int, regimes: int, bridged: bool = False
+) -> FloatArray:
+    return solve(moves(samples, domain), samples.seconds, bandwidth, regimes, bridged=bridged)[0]
 
 
 def _link_fit(
     parameters: FloatArray, samples: Samples, bandwidth: float, domain: int, error: FloatArray, rows: int
 ) -> LinkFit:
     found = moves(samples, domain)
-    winners = np.argmin(_each(parameters, found, bandwidth), axis=0) // len(found)
-    values = np.exp(parameters)
-    triples = values[2:].reshape(-1, 3)
-    # A regime that never wins on a measured row is a leftover of the search, not a finding.
-    used = sorted((triples[i] for i in set(winners.tolist())), key=lambda row: float(row[2]))
-    several = np.ptp(samples.ranks) > 0
+    copies = any(np.any(move.kept > 0) for move in found)
     return LinkFit(
-        regimes=tuple(
-            Regime.model_validate(
-                {
-                    "base": f"{base * 1e6:.4g} us",
-                    "hop": f"{hop * 1e6 if several else 0.0:.4g} us",
-                    "share": float(f"{share:.4g}"),
-                }
-            )
-            for base, hop, share in used
-        ),
-        copy_cost=float(f"{values[0]:.3g}") if any(np.any(move.kept > 0) for move in found) else 0.0,
-        detour=float(f"{values[1]:.3g}") if values[1] > 1e-3 else 0.0,
-        provenance=Provenance(
-            label=Label.FITTED, source=samples.source, rows=rows,
-            median_abs_err=round(float(np.median(error)), 4),
-            p90_abs_err=round(float(np.quantile(error, 0.9)), 4),
-        ),
+        regimes=used_regimes(parameters, found, bandwidth, hops=bool(np.ptp(samples.ranks) > 0)),
+        copy_cost=float(f"{np.exp(parameters[0]):.3g}") if copies else 0.0,
+        detour=detour(parameters),
+        provenance=_provenance(samples, error, rows),
+    )
+
+
+def _provenance(samples: Samples, error: FloatArray, rows: int) -> Provenance:
+    return Provenance(
+        label=Label.FITTED, source=samples.source, rows=rows,
+        median_abs_err=round(float(np.median(error)), 4),
+        p90_abs_err=round(float(np.quantile(error, 0.9)), 4),
     )  # fmt: skip
 
 
@@ -253,8 +171,10 @@ def calibrate(chip: Chip, tables: Sequence[Samples], shares: Sequence[Shares]) -
             scale_up[samples.key] = fit_in_network(samples, chip.scale_up.bandwidth, chip.scale_up.domain)
         else:
             scale_up[samples.key] = fit(
-                samples, chip.scale_up.bandwidth, chip.scale_up.domain, bridged=_bridged(chip)
-            )
+                samples, chip.scale_up.bandwidth, chip.scale_up.domain, bridged=_bridged(chip),
+                switches=engine_links.switches(samples.key.removeprefix("all_reduce_"), chip.name),
+                in_network=cluster.tiers[0].in_network_reduction,
+            )  # fmt: skip
     outer = cluster.tiers[1] if len(cluster.tiers) > 1 else cluster.tiers[0]
     scale_out = scale_out_fits(shares)
     return LinkCalibration.model_construct(
@@ -342,17 +262,17 @@ def document(calibration: LinkCalibration) -> dict[str, Any]:
 
 
 def _fit_document(fitted: LinkFit) -> dict[str, Any]:
-    regimes = []
-    for regime in fitted.regimes:
-        row: dict[str, Any] = {
-            "base": _micros(regime.base),
-            "hop": _micros(regime.hop),
-            "share": regime.share,
-        }
-        if regime.relay:
-            row["relay"] = _micros(regime.relay)
-        regimes.append(row)
-    found: dict[str, Any] = {"regimes": regimes}
+    found: dict[str, Any] = {"regimes": _regime_documents(fitted.regimes)}
+    if fitted.kernels:
+        found["rest"] = fitted.rest
+        found["kernels"] = [
+            {
+                "moves": kernel.moves,
+                "below": {ranks: f"{size:.0f} B" for ranks, size in kernel.below.items()},
+                "regimes": _regime_documents(kernel.regimes),
+            }
+            for kernel in fitted.kernels
+        ]
     if fitted.copy_cost:
         found["copy_cost"] = fitted.copy_cost
     if fitted.detour:
@@ -361,6 +281,20 @@ def _fit_document(fitted: LinkFit) -> dict[str, Any]:
         found["cores"] = _core_document(fitted.cores)
     found["provenance"] = fitted.provenance.model_dump(mode="json", exclude_defaults=True)
     return found
+
+
+def _regime_documents(fitted: Sequence[Regime]) -> list[dict[str, Any]]:
+    regimes = []
+    for regime in fitted:
+        row: dict[str, Any] = {
+            "base": _micros(regime.base),
+            "hop": _micros(regime.hop),
+            "share": regime.share,
+        }
+        if regime.relay:
+            row["relay"] = _micros(regime.relay)
+        regimes.append(row)
+    return regimes
 
 
 def _core_document(cores: CoreFit) -> dict[str, str]:

@@ -33,6 +33,7 @@ class Line:
     rows: int
     median_abs_err: float | None
     p90_abs_err: float | None
+    misses: str  # what it misses of its target
     catalog_median_abs_err: float | None = None
     catalog_p90_abs_err: float | None = None
 
@@ -140,35 +141,34 @@ def _tables(files: Sequence[Path]) -> tuple[dict[str, list[Samples]], list[Share
 
 
 def _lines(fit: LinkCalibration, report: bool) -> Iterator[Line]:
+    from ridgeline.calibrate.link_errors import held
+
     shipped = _shipped(fit.chip) if report else {}
-    for (tier, op), provenance in _provenances(fit).items():
-        known = shipped.get((tier, op))
-        if provenance.rows == 0:
-            continue  # from publications
+    for one in held(fit):
+        known, provenance = shipped.get((one.tier, one.op)), one.provenance
         yield Line(
             fit.chip,
-            tier,
-            op,
+            one.tier,
+            one.op,
             str(provenance.label),
             provenance.source,
             provenance.rows,
             provenance.median_abs_err,
             provenance.p90_abs_err,
+            one.misses,
             known.median_abs_err if known else None,
             known.p90_abs_err if known else None,
         )
 
 
-def _provenances(fit: LinkCalibration) -> dict[tuple[str, str], Provenance]:
-    tiers = {"scale_up": fit.scale_up, "scale_out": fit.scale_out}
-    return {(tier, op): one.provenance for tier, fits in tiers.items() for op, one in fits.items()}
-
-
 def _shipped(chip: str) -> dict[tuple[str, str], Provenance]:
+    from ridgeline.calibrate.link_errors import held
     from ridgeline.facts import catalog
 
     known = catalog.entry_path("links", chip) is not None
-    return _provenances(catalog.link_calibration(chip)) if known else {}
+    return (
+        {(one.tier, one.op): one.provenance for one in held(catalog.link_calibration(chip))} if known else {}
+    )
 
 
 def _table(lines: Sequence[Line], report: bool) -> str:
@@ -178,10 +178,11 @@ def _table(lines: Sequence[Line], report: bool) -> str:
             line.chip, line.tier, line.op, line.label, f"{line.rows:,}",
             _percent(line.median_abs_err), _percent(line.p90_abs_err),
             *([_percent(line.catalog_median_abs_err), _percent(line.catalog_p90_abs_err)] if report else []),
+            line.misses,
         ]
         for line in lines
     ]  # fmt: skip
-    return "\n".join(shared.columns([*head, *(["catalog", "P90"] if report else [])], cells, 4))
+    return "\n".join(shared.columns([*head, *(["catalog", "P90"] if report else []), "misses"], cells, 4))
 
 
 def _percent(value: float | None) -> str:

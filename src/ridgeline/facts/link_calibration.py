@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from ridgeline.facts.kernel_calibration import Provenance
-from ridgeline.facts.spec import BytesPerSecond, Fraction, Seconds, Spec
+from ridgeline.facts.spec import Bytes, BytesPerSecond, Fraction, Seconds, Spec
 
 #: Serving engines whose own all-reduce kernels are known, as keys ``all_reduce_ENGINE``.
 ENGINES = ("sglang", "vllm", "trtllm")
+#: What an all-reduce kernel moves: every rank reads all others' buffers; it scatters and gathers; the switch adds.
+Moves = Literal["one_shot", "two_shot", "in_switch"]
 
 
 class Regime(Spec):
@@ -53,6 +57,16 @@ class CoreFit(Spec):
     )
 
 
+class Kernel(Spec):
+    """All-reduce kernel of an engine, for messages below a size that the engine sets for each group size."""
+
+    moves: Moves
+    below: dict[int, Bytes] = Field(
+        description="by number of ranks: longer messages go on to the next kernel"
+    )
+    regimes: tuple[Regime, ...] = Field(min_length=1)
+
+
 class LinkFit(Spec):
     """One collective on one kind of tier: the lower envelope of its regimes is the time and the size ramp."""
 
@@ -66,6 +80,12 @@ class LinkFit(Spec):
         description="extra time per byte, over that of a pair, as all peers of a large group lie behind a host bridge",
     )
     cores: CoreFit | None = Field(None, description="expert kernels: core time beside link time")
+    kernels: tuple[Kernel, ...] = Field(
+        (),
+        description="an engine's own all-reduce kernels, asked in this order; `regimes` are then those of the library "
+        "that takes the rest",
+    )
+    rest: Moves = Field("two_shot", description="what that library moves")
     provenance: Provenance
 
 

@@ -10,6 +10,7 @@ bytes, one per library regime: placements are priced once, ``[plans]``, and ever
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.facts.chip import Cluster
-from ridgeline.facts.link_calibration import ENGINES, LinkCalibration
+from ridgeline.facts.link_calibration import ENGINES, Kernel, LinkCalibration, LinkFit, Moves
 from ridgeline.graph.cache import by_identity
 from ridgeline.timing.tariff import Price, Traffic, price, usable
 from ridgeline.timing.topology import FloatArray, Numeric, Placement, torus_axes
@@ -88,11 +89,23 @@ def _prices(
     engine: str,
 ) -> list[Price]:
     """Prices of all algorithms; none for groups of one."""
-    engine = engine if f"all_reduce_{engine}" in links.scale_up else ""
-    found = algorithms(kind, placement, cluster, in_network=in_network, engine=engine)
+    fit = links.scale_up.get(f"all_reduce_{engine}")
+    found = algorithms(kind, placement, cluster, in_network=in_network, engine=engine if fit else "", fit=fit)
     if placement.tiers.stop == 0:
         return []
-    return [price(traffic, placement, cluster, links, flows) for traffic in found]
+    return _never_faster([price(traffic, placement, cluster, links, flows) for traffic in found])
+
+
+def _never_faster(prices: list[Price]) -> list[Price]:
+    """Kernels that follow one another in size: a longer message takes at least what the ones before it do."""
+    floor: FloatArray | float = 0.0
+    found = []
+    for one in prices:
+        if one.window is not None:
+            one = one._replace(window=one.window._replace(floor_s=floor))
+            floor = np.maximum(floor, one.most_seconds())
+        found.append(one)
+    return found
 
 
 _one_group = by_identity(_prices)
@@ -135,9 +148,15 @@ def _at_least_one(concurrent: Numeric) -> FloatArray | float:
 
 
 def algorithms(
-    kind: str, placement: Placement, cluster: Cluster, *, in_network: bool, engine: str = ""
+    kind: str,
+    placement: Placement,
+    cluster: Cluster,
+    *,
+    in_network: bool,
+    engine: str = "",
+    fit: LinkFit | None = None,
 ) -> list[Traffic]:
-    """Every way a library may run ``kind`` on a placement."""
+    """Every way a library may run ``kind`` on a placement; ``fit`` tells the kernels of an engine's all-reduce."""
     if kind in ("all_gather", "reduce_scatter"):
         # Libraries gather and scatter with rings only: what nodes lose at scale is measured on them.
         return [_ring(kind, placement, cluster, passes=1.0)]
@@ -147,7 +166,11 @@ def algorithms(
             _tree(placement),
             _hierarchical_reduce(placement, cluster, in_network=in_network),
         ]
-        if engine:
+        if engine and fit is not None and fit.kernels:
+            own = _served(fit.kernels, placement)
+            found = [replace(traffic, able=~own) for traffic in found]
+            found += _engine_kernels(engine, fit, placement, own)
+        elif engine:
             # An engine's measured kernels include what it calls for large buffers: inside a domain nothing else runs.
             found = [replace(traffic, able=placement.domains[0] > 1.0) for traffic in found]
             found += [_engine_reduce(engine, placement, shots) for shots in (1, 2)]
@@ -231,13 +254,44 @@ def _hierarchical_reduce(placement: Placement, cluster: Cluster, *, in_network: 
     return Traffic(tuple(keys), steps, sent, copied, streaming=False)
 
 
+def _served(kernels: Sequence[Kernel], placement: Placement) -> NDArray[np.bool_]:
+    """Groups inside one scale-up domain, of sizes that an engine has kernels for ``[*plans]``."""
+    sizes = sorted({float(ranks) for kernel in kernels for ranks in kernel.below})
+    return np.asarray((placement.domains[0] <= 1.0) & np.isin(placement.size, sizes))
+
+
+def _engine_kernels(engine: str, fit: LinkFit, placement: Placement, own: NDArray[np.bool_]) -> list[Traffic]:
+    """An engine's kernels, each for the sizes that the ones before it leave, and its library for the rest."""
+    key = f"all_reduce_{engine}"
+    least = np.zeros_like(placement.size)
+    found = []
+    for number, kernel in enumerate(fit.kernels, 1):
+        below = least.copy()
+        for ranks, size in kernel.below.items():
+            below = np.where(placement.size == ranks, np.maximum(least, size), below)
+        traffic = engine_traffic(f"{key}/{number}", kernel.moves, placement)
+        found.append(replace(traffic, able=own, least=least, below=below))
+        least = below
+    rest = engine_traffic(key, fit.rest, placement)
+    return [*found, replace(rest, able=own, least=least, below=np.full_like(least, np.inf))]
+
+
+def engine_traffic(key: str, moves: Moves, placement: Placement) -> Traffic:
+    """What one all-reduce kernel moves inside a scale-up domain: see `ridgeline.facts.link_calibration.Moves`."""
+    n = placement.size
+    rounds, factor = {
+        "one_shot": (n - 1.0, n - 1.0),
+        "two_shot": (2.0 * (n - 1.0), 2.0 * (1.0 - 1.0 / n)),
+        "in_switch": (np.full_like(n, 2.0), 1.0 + 1.0 / n),
+    }[moves]
+    keys = (key, *("all_reduce",) * (len(placement.domains) - 1))
+    return Traffic(keys, _on_first(placement, rounds), _on_first(placement, factor))
+
+
 def _engine_reduce(engine: str, placement: Placement, shots: int) -> Traffic:
     """Kernel of a serving engine inside one scale-up domain: reads all buffers, or scatters and gathers."""
-    n = placement.size
-    factor = n - 1.0 if shots == 1 else 2.0 * (1.0 - 1.0 / n)
-    keys = (f"all_reduce_{engine}", *("all_reduce",) * (len(placement.domains) - 1))
-    steps, sent = _on_first(placement, shots * (n - 1.0)), _on_first(placement, factor)
-    return Traffic(keys, steps, sent, able=placement.domains[0] <= 1.0)
+    traffic = engine_traffic(f"all_reduce_{engine}", "one_shot" if shots == 1 else "two_shot", placement)
+    return replace(traffic, able=placement.domains[0] <= 1.0)
 
 
 def _exchange(key: str, placement: Placement, cluster: Cluster) -> Traffic:

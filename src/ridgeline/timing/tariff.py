@@ -36,6 +36,8 @@ class Traffic:
         streaming: all tiers carry bytes at the same time; else one tier follows the other.
         able: plans that can run it ``[*plans]``; None = all.
         lent: cores that work beside the scale-up links, for expert kernels.
+        least: bytes from which on it is taken ``[*plans]``; set with ``below``.
+        below: bytes from which on the next kernel is taken ``[*plans]``; None = all sizes.
     """
 
     keys: tuple[str, ...]
@@ -47,6 +49,18 @@ class Traffic:
     streaming: bool = True
     able: NDArray[np.bool_] | None = None
     lent: Lent | None = None
+    least: FloatArray | None = None
+    below: FloatArray | None = None
+
+
+class Window(NamedTuple):
+    """Sizes at which one of several kernels runs, arrays ``[*plans]``."""
+
+    least: FloatArray
+    below: FloatArray
+    floor_s: (
+        FloatArray | float
+    )  # what kernels of smaller messages take at most: a longer message is never faster
 
 
 class Price(NamedTuple):
@@ -55,6 +69,7 @@ class Price(NamedTuple):
     fixed_s: FloatArray
     per_byte_s: FloatArray
     able: NDArray[np.bool_] | None = None  # plans that can run it ``[*plans]``; None = all
+    window: Window | None = None  # None = messages of all sizes
 
     def seconds(self, size_bytes: FloatArray) -> FloatArray:
         """Each stage at its cheapest regime for ``size_bytes`` [B], which broadcasts with ``[*plans]``.
@@ -71,7 +86,19 @@ class Price(NamedTuple):
             assert best is not None
             total = best if total is None else total + best
         assert total is not None
+        if self.window is not None:
+            least, below, floor = self.window
+            taken = (size_bytes >= least) & (size_bytes < below)
+            total = np.where(taken, np.maximum(total, floor), np.inf)
         return total if self.able is None else np.where(self.able, total, np.inf)
+
+    def most_seconds(self) -> FloatArray:
+        """Time of the longest message that it takes ``[*plans]``; 0 where it takes none, or has no limit."""
+        assert self.window is not None
+        least, below, _ = self.window
+        ends = np.isfinite(below) & (below > least)
+        time = self._replace(window=None, able=None).seconds(np.where(ends, below, 0.0))
+        return np.where(ends, time, 0.0)
 
 
 def price(
@@ -107,10 +134,13 @@ def price(
             moved[0] > 0.0, together(per_byte[:, 0], cores * fits.slowness[:, 0]), per_byte[:, 0]
         )
         base[:, 0] += np.where(moved[0] > 0.0, first_seconds(fits.inner.cores, traffic.lent), 0.0)
+    window = (
+        None if traffic.least is None or traffic.below is None else Window(traffic.least, traffic.below, 0.0)
+    )
     if not traffic.streaming:
-        return Price(base + fixed, per_byte, traffic.able)
+        return Price(base + fixed, per_byte, traffic.able, window)
     fixed = base.max(axis=1, keepdims=True) + fixed.sum(axis=1, keepdims=True)
-    return Price(fixed, per_byte.max(axis=1, keepdims=True), traffic.able)
+    return Price(fixed, per_byte.max(axis=1, keepdims=True), traffic.able, window)
 
 
 class _Fits(NamedTuple):
@@ -192,8 +222,11 @@ def beyond_neighbour(members: FloatArray) -> FloatArray:
 
 
 def _fit(links: LinkCalibration, wanted: str, scale_up: bool) -> LinkFit:
+    """The fit of a key, or of the one that moves data alike; ``key/2`` is the second kernel of an engine's fit."""
     table = links.scale_up if scale_up else links.scale_out
-    key = wanted
+    key, _, kernel = wanted.partition("/")
+    if kernel:
+        return table[key].model_copy(update={"regimes": table[key].kernels[int(kernel) - 1].regimes})
     while key not in table:
         if key not in _FALLBACK:
             where = "scale_up" if scale_up else "scale_out"
