@@ -24,7 +24,9 @@ from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.engine import Engine
 from ridgeline.facts.request_files import RequestFile, read_requests
 from ridgeline.facts.serving import ACCEPTANCE, Adapters, Layout, Precision
+from ridgeline.facts.traffic_files import ENDINGS, read_traffic
 from ridgeline.sim.serving.fleet import Operation
+from ridgeline.sim.serving.traffic import requests_of
 from ridgeline.timing.rates import OPERANDS
 
 OPERATION = (
@@ -89,7 +91,8 @@ def serving_request(
         on: cluster, or chip (its default cluster), or a `Machine`.
         chips: all chips; may be left out where a rate or a trace says how many are needed.
         isl, osl: mean tokens of prompts and answers. rate: requests a second. concurrency: requests under way.
-        trace: a file of requests instead of these (`ridgeline.facts.request_files`).
+        trace: a file of requests instead of these (`ridgeline.facts.request_files`), or one that describes traffic
+            (`ridgeline.facts.traffic_files`).
         ttft, tpot, percentile: the latency that so many percent of requests must keep.
         engine: name of the catalog, or several; those of the chip's vendor when left out.
         precision, experts, kv: number formats of linear layers, routed experts and the cache.
@@ -179,12 +182,18 @@ def _trace(path: Any, isl: Any, osl: Any, rate: Any, concurrency: Any) -> Reques
     for name, value in given.items():
         if value is not None:
             raise InputError(f"{name} = {value}: a trace has its own lengths and arrivals; leave it out")
-    file = read_requests(path)
+    file = _synthetic(path) if Path(path).suffix.lower() in ENDINGS else read_requests(path)
     if len(file.requests) < 2:
         raise InputError(f"{path}: holds {len(file.requests)} requests; at least 2 are needed")
-    if float(file.requests.arrival_s[-1]) <= 0.0:
+    if float(file.requests.arrival_s[-1]) <= 0.0 and not file.requests.users:
         raise InputError(f"{path}: all requests arrive at once; use --concurrency for a closed loop")
     return file
+
+
+def _synthetic(path: str | Path) -> RequestFile:
+    """The requests of a traffic file."""
+    traffic = read_traffic(path)
+    return RequestFile(str(path), "synthetic", requests_of(traffic), (f"traffic: {traffic}",))
 
 
 def _load_of(file: RequestFile) -> Load:
@@ -194,7 +203,10 @@ def _load_of(file: RequestFile) -> Load:
         isl=float(np.mean(requests.input_tokens)),
         osl=max(float(np.mean(requests.output_tokens)), 1.0),
         longest=float(np.max(requests.input_tokens)),
-        rate=(len(requests) - 1) / float(requests.arrival_s[-1] - requests.arrival_s[0]),
+        users=requests.users or None,
+        rate=None
+        if requests.users
+        else (len(requests) - 1) / float(requests.arrival_s[-1] - requests.arrival_s[0]),
     )
 
 
@@ -391,7 +403,7 @@ def _notes(architecture: Architecture, load: Load, file: RequestFile | None) -> 
         longest = float(np.max(file.requests.input_tokens + file.requests.output_tokens))
         yield (
             f"the plans are searched at the means of the trace: {load.isl:,.0f} tokens in, {load.osl:,.0f} out, "
-            + (f"{load.rate:.3g} requests/s")
+            + (f"{load.users:,} requests under way" if load.users else f"{load.rate:.3g} requests/s")
         )
     if architecture.context is not None and longest > architecture.context:
         yield (

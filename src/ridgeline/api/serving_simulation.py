@@ -80,7 +80,7 @@ def busy_second(check: Check, load: Load, operation: Operation | None = None) ->
     pool, window = pool_of(check.plan, load, check.replicas), busy_window(check.outcome)
     how = operation or Operation()
     requests = prepared(check.requests, how)
-    if _alone(pool, how):
+    if _alone(pool, how) and requests.after is None:
         steps = engine_steps(requests, pool.replicas[0], window, how.settings)
     else:
         steps = fleet_steps(requests, fleet_of(pool, how), window)

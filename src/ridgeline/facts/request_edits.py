@@ -15,9 +15,11 @@ def chosen(requests: Requests, index: NDArray[np.int64]) -> Requests:
     """The requests at ``index`` ``[k]``, in that order; their arrivals must ascend in it."""
     changes = {
         name: values[index]
-        for name in ("session", "priority", "cancel_s", "measured")
+        for name in ("session", "priority", "cancel_s", "measured", "pause_s")
         if (values := getattr(requests, name)) is not None
     }
+    if requests.after is not None:
+        changes["after"] = _following(requests.after, index)
     if requests.block_hashes is not None and requests.block_starts is not None:
         counts = np.diff(requests.block_starts)[index]
         starts = np.concatenate(([0], np.cumsum(counts)))
@@ -31,6 +33,14 @@ def chosen(requests: Requests, index: NDArray[np.int64]) -> Requests:
         output_tokens=requests.output_tokens[index],
         **changes,
     )
+
+
+def _following(after: NDArray[np.int64], index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``after`` of the chosen ones: a request whose predecessor is left out, or chosen later, follows none."""
+    place = np.full(after.size + 1, -1)  # the last entry: of those that follow none
+    place[index] = np.arange(index.size)
+    found = place[after[index]]
+    return np.where(found < np.arange(index.size), found, -1)
 
 
 def first(requests: Requests, count: int) -> Requests:

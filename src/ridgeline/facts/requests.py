@@ -21,6 +21,9 @@ class Requests:
         input_tokens, output_tokens: at least 1.
         users: closed loop: requests under way at a time; 0 = open loop, ``arrival_s`` holds.
         think_s: closed loop: pause of a user between an answer and the next request.
+        after: conversations: which request each one follows, -1 = none. It is sent ``pause_s`` after that one is over,
+            however it ended; its own arrival says when that would be if answers took no time.
+        pause_s: conversations: pause between an answer and the next request.
         block_tokens: tokens of one hashed block of prompts; 0 = no hashes.
         block_hashes: hashes of all prompts' blocks one after the other; equal hashes are equal prefixes. The prompt
             of a trace may have one of its last, partly filled block.
@@ -39,6 +42,8 @@ class Requests:
     output_tokens: IntArray
     users: int = 0
     think_s: float = 0.0
+    after: IntArray | None = None
+    pause_s: FloatArray | None = None
     block_tokens: int = 0
     block_hashes: IntArray | None = None
     block_starts: IntArray | None = None

@@ -191,17 +191,22 @@ class Drawn(Spec):
 class Sessions(Spec):
     """Conversations: the prompt of a turn is all earlier text and answers, and new text.
 
-    Arrivals are those of sessions. Sends are scheduled: a turn does not wait for the answer before it, so ``gap_s``
-    holds the time of an answer as well as the user's. In a closed loop there is no gap: each group of ``users``
-    sessions sends its first turns, then its second ones, and so on.
+    Arrivals are those of sessions. Where turns wait, ``gap_s`` is the user's pause after an answer; else sends are
+    scheduled ahead, and ``gap_s`` holds the time of an answer too. In a closed loop there is no gap: each group of
+    ``users`` sessions sends its first turns, then its second ones, and so on.
     """
 
     turns: Count = Field(description="turns of a session, or their mean")
     varied: bool = Field(False, description="turns vary geometrically")
-    gap_s: Amount = Field(0.0, description="mean time from the send of a turn to the next, exponential")
+    gap_s: Amount = Field(
+        0.0, description="mean time from a turn (where turns wait: its answer) to the next, exponential"
+    )
+    waits: bool = Field(False, description="a turn is sent after the answer before it, as people do")
 
     def __str__(self) -> str:
         turns = f"sessions of {'about ' if self.varied else ''}{self.turns} turns"
+        if self.waits:
+            return f"{turns}, each {self.gap_s:g} s after the answer before"
         return f"{turns}, {self.gap_s:g} s apart" if self.gap_s else turns
 
 

@@ -84,10 +84,15 @@ class Drive:
         self.orphans: deque[tuple[int, bool]] = deque()  # requests no replica is up for
         self.events: list[tuple[float, int, str, int]] = []
         self.count = 0
-        self.sent = 0
+        after = np.full(len(requests), -1) if requests.after is None else requests.after
+        self.scheduled = np.flatnonzero(after < 0)  # sent by their arrival; others follow an end
+        self.follower = {int(i): int(j) for j, i in enumerate(after) if i >= 0}
+        self.sent = 0  # of those scheduled
+        self.arrived = 0
         self.closed = 0  # requests that are over
         self.open = 0  # sent and not over
         self.reactive = bool(fleet.prefill) or requests.users > 0 or fleet.autoscale is not None
+        self.reactive = self.reactive or requests.after is not None
         for failure in fleet.failures:
             self.push(failure.at_s, "fail", fleet.failures.index(failure))
         if fleet.autoscale:
@@ -98,10 +103,10 @@ class Drive:
         heapq.heappush(self.events, (at_s, self.count, kind, what))
 
     def run(self) -> None:
-        n = len(self.requests)
+        n = self.scheduled.size
         sent_s = self.records["sent_s"]
         while True:
-            arrival = float(sent_s[self.sent]) if self.sent < n else math.inf
+            arrival = float(sent_s[self.scheduled[self.sent]]) if self.sent < n else math.inf
             at_s = min(arrival, self.events[0][0] if self.events else math.inf)
             if self.go_forward(at_s):
                 continue  # the end of a step may have caused something earlier
@@ -109,7 +114,7 @@ class Drive:
             if now == math.inf or now > self.over_at():
                 return
             if arrival <= now:
-                i = self.sent
+                i = int(self.scheduled[self.sent])
                 self.sent += 1
                 self.arrive(i, now)
             else:
@@ -150,7 +155,7 @@ class Drive:
             else:
                 if request["state"] == NEW:  # its user left while the prefill ended
                     request["state"], request["status"] = ENDED, request["leaving"]
-                self.over(now)
+                self.over(i, now)
         return bool(log)
 
     def taken_log(self, r: int) -> list[int]:
@@ -164,9 +169,14 @@ class Drive:
         log: list[int] = engine.arrays["ints"][first : first + count].tolist()
         return log
 
-    def over(self, now: float) -> None:
-        """A request is over; in a closed loop its user sends another."""
+    def over(self, i: int, now: float) -> None:
+        """Request ``i`` is over; in a closed loop its user sends another, in a conversation the next turn."""
         self.open -= 1
+        following = self.follower.get(i)
+        if following is not None and self.requests.pause_s is not None:
+            at_s = now + float(self.requests.pause_s[following])
+            self.records["sent_s"][following] = at_s
+            self.push(at_s, "arrive", following)
         if self.requests.users:
             warmup, users = self.requests.warmup, self.requests.users
             first, last = sent_after(self.closed, users, warmup, len(self.requests))
@@ -176,6 +186,7 @@ class Drive:
 
     def arrive(self, i: int, now: float) -> None:
         self.open += 1
+        self.arrived += 1
         if self.requests.timeout_s is not None:
             self.push(now + self.requests.timeout_s, "time_out", i)
         if self.requests.cancel_s is not None and self.requests.cancel_s[i] < math.inf:
@@ -194,7 +205,7 @@ class Drive:
         self.ends[r] = self.loop.send(engine.state, engine.table, i, now)
         if self.records["state"][i] == ENDED:  # refused
             self.taken_log(r)
-            self.over(now)
+            self.over(i, now)
 
     def choose(self, i: int, ready: list[int], decode: bool) -> int:
         router = self.fleet.router
@@ -253,7 +264,7 @@ class Drive:
         if request["state"] == NEW:  # between two replicas, or none is up
             request["state"], request["status"] = ENDED, status
             self.orphans = deque(item for item in self.orphans if item[0] != i)
-            self.over(now)
+            self.over(i, now)
             return
         r = int(request["replica"])
         engine = self.engines[r]
@@ -275,7 +286,7 @@ class Drive:
                     self.route(i, now)
                 else:
                     self.records["state"][i], self.records["status"][i] = ENDED, LOST
-                    self.over(now)
+                    self.over(i, now)
             self.push(now + failure.down_s, "start", r)
 
     def start(self, r: int, now: float) -> None:
@@ -312,7 +323,7 @@ class Drive:
             if len(active) > wanted:
                 self.status[r] = DRAINING
                 active.remove(r)
-        if self.open or self.sent < len(self.requests):
+        if self.open or self.arrived < len(self.requests):
             self.push(now + plan.interval_s, "scale", 0)
 
     def off_seconds(self) -> FloatArray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ridgeline.facts.requests import Requests
 from ridgeline.sim.serving.engine import Engine, Settings, new_engine
+from ridgeline.sim.serving.fleet import Fleet
 from ridgeline.sim.serving.outcome import REFUSED, FloatArray, IntArray, Outcome
 from ridgeline.sim.serving.state import Records, lanes_of, new_requests
 from ridgeline.sim.serving.table import StepTable
@@ -41,6 +42,10 @@ def simulate(
     from ridgeline.sim.serving import loop
 
     settings = settings or Settings()
+    if requests.after is not None:  # ends cause sends: the loop of fleets knows such events
+        from ridgeline.sim.serving.drive import simulate_fleet
+
+        return simulate_fleet(requests, Fleet(replicas=(table,), settings=settings), seed=seed)
     check_requests(requests)
     records = new_requests(requests)
     samples, first_s = (SAMPLES, FIRST_SAMPLE_S) if sample_s is None else (1 << 20, sample_s)
@@ -85,6 +90,19 @@ def check_requests(requests: Requests) -> None:
         )
     if not 0 <= requests.warmup <= n:
         raise ValueError(f"requests.warmup: is {requests.warmup}, expected 0 to {n}, the number of requests")
+    if requests.after is not None:
+        if requests.users:
+            raise ValueError(
+                "requests.after: does not go with users; in a closed loop any answer sends the next"
+            )
+        if requests.pause_s is None or requests.after.shape != (n,) or requests.pause_s.shape != (n,):
+            raise ValueError(f"requests.after: expected {n} entries, and as many of pause_s")
+        if (requests.after >= np.arange(n)).any() or np.unique(
+            requests.after[requests.after >= 0]
+        ).size != np.count_nonzero(requests.after >= 0):
+            raise ValueError(
+                "requests.after: each request may follow one earlier request, and be followed by one"
+            )
     starts = requests.block_starts
     if requests.block_hashes is not None and (starts is None or starts.shape != (n + 1,)):
         raise ValueError(f"requests.block_starts: expected {n + 1} entries beside block_hashes")

@@ -47,6 +47,11 @@ def requests_of(traffic: Traffic, file: Requests | None = None) -> Requests:
         session=turns.session if traffic.sessions else None,
         timeout_s=traffic.timeout_s,
     )
+    if traffic.sessions and traffic.sessions.waits and not isinstance(traffic.arrivals, Closed):
+        follows = turns.turn > 0  # turns of a session stand one after the other
+        pause_s = np.where(follows, np.diff(turns.wait_s, prepend=0.0), 0.0)
+        after = np.where(follows, np.arange(follows.size) - 1, -1)
+        requests = dataclasses.replace(requests, after=after, pause_s=pause_s)
     order = _order(traffic, turns, requests)[: traffic.num_requests]
     if traffic.shares_text:
         kept = Turns(turns.session[order], turns.turn[order], turns.wait_s[order])
