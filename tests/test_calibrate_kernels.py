@@ -42,7 +42,7 @@ def test_a_fit_recovers_the_numbers_that_made_its_rows() -> None:
     assert fit.provenance.median_abs_err is not None
     assert fit.provenance.median_abs_err < 0.02
     assert sustained_flops_per_s(H100, fit, "bf16") == pytest.approx(
-        sustained_flops_per_s(H100, known.model_copy(update={"surface": None}), "bf16"), rel=0.02
+        sustained_flops_per_s(H100, known.model_copy(update={"surface": None}), "bf16"), rel=0.03
     )
     assert fit.memory == pytest.approx(known.memory, rel=0.02)
 
@@ -103,15 +103,43 @@ def test_a_surface_follows_what_the_formula_misses_and_keeps_the_law() -> None:
     assert (np.diff(held, axis=0)[0] >= -0.01).all()
 
 
-def test_a_surface_is_written_and_read_to_a_fortieth_of_its_range() -> None:
+def test_a_surface_is_written_and_read_to_half_a_level() -> None:
     nodes = np.random.default_rng(1).uniform(-0.3, 0.2, (3, 4, 5))
-    written = surface(nodes)
-    assert len(written.rows) == 3
-    np.testing.assert_allclose(written.nodes, nodes.ravel(), atol=0.3 / 42)
-    with pytest.raises(ValueError, match="are no levels"):
-        Surface(step=0.1, rows=("GG", "G~"))
-    with pytest.raises(ValueError, match="all must be alike"):
-        Surface(step=0.1, rows=("GG", "G"))
+    written = surface(nodes, 0.01)
+    assert written.shape == nodes.shape
+    np.testing.assert_allclose(written.nodes, nodes.ravel(), atol=0.00501)
+    assert Surface.model_validate(written.model_dump()).packed == written.packed
+    wide = surface(8.0 * nodes, 0.01)  # more levels than a byte has: coarser ones
+    assert wide.step > 0.01
+    np.testing.assert_allclose(wide.nodes, 8.0 * nodes.ravel(), atol=0.501 * wide.step)
+    with pytest.raises(ValueError, match="60 packed levels; shape"):
+        Surface(step=0.01, shape=(3, 4, 6), packed=written.packed).nodes  # noqa: B018
+    with pytest.raises(ValueError, match="cannot be read"):
+        Surface(step=0.01, shape=(3, 4, 5), packed="~~~ no levels").nodes  # noqa: B018
+    with pytest.raises(ValueError, match="needs a shape and packed levels"):
+        Surface(step=0.01, shape=(), packed="")
+
+
+def test_a_law_holds_for_every_way_of_a_formula() -> None:
+    grid = knots((0, 4, 8))
+    a = np.random.default_rng(3).uniform(0, 8, 2000)
+
+    def growing(sizes: tuple[np.ndarray, ...]) -> np.ndarray:
+        return 1.0 + sizes[0]
+
+    def either(sizes: tuple[np.ndarray, ...]) -> np.ndarray:
+        return np.stack([1.0 + sizes[0], np.ones_like(sizes[0])])
+
+    design = correction.weights(grid, [a])
+    assert np.diff(correction.fit_surface(grid, design, -0.1 * a, growing)).max() < -0.3
+    assert np.diff(correction.fit_surface(grid, design, -0.1 * a, either)).min() > -0.02
+
+
+def test_few_tokens_all_go_to_experts() -> None:
+    for tokens in (1.0, 2.0, 4.0):
+        rows, active = busiest(np.array([tokens]), np.array([8]), np.array([128]), np.array([1]), 1.2)
+        assert rows[0] == pytest.approx(8 * tokens, abs=0.01)
+        assert 1 <= active[0] <= 8 * tokens
 
 
 def test_the_busiest_rank_has_more_than_its_share() -> None:
@@ -215,8 +243,8 @@ def test_the_kernels_of_a_chip_take_a_hundred_kilobytes_at_most(name: str) -> No
 
 #: Median over the fits of one operator of their median errors on held-out shapes, and of fits that keep their target.
 REACHED = {
-    "gemm": (0.046, 0.9), "attention_prefill": (0.048, 0.4), "attention_decode": (0.051, 0.3),
-    "mla_prefill": (0.04, 0.7), "mla_decode": (0.036, 0.78), "moe": (0.067, 0.4), "moe_skewed": (0.069, 0.42),
+    "gemm": (0.045, 0.92), "attention_prefill": (0.041, 0.54), "attention_decode": (0.032, 0.72),
+    "mla_prefill": (0.034, 0.78), "mla_decode": (0.024, 0.94), "moe": (0.055, 0.52), "moe_skewed": (0.055, 0.7),
 }  # fmt: skip
 
 

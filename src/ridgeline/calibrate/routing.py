@@ -33,6 +33,21 @@ def _busiest(tokens: int, topk: int, experts: int, ranks: int, exponent: float) 
     uniform = np.random.default_rng(SEED).random((DRAWS, experts))
     drawn = ((max(high, low) ** power - low**power) * uniform + low**power) ** (1.0 / power)
     loads = np.minimum(np.rint(drawn / drawn.sum(axis=1, keepdims=True) * tokens * topk), tokens)
+    _complete(loads, drawn, tokens * topk, tokens)
     groups = loads.reshape(DRAWS, ranks, experts // ranks)
     first = groups[np.arange(DRAWS), groups.sum(axis=2).argmax(axis=1)]
     return float(first.sum(axis=1).mean()), float((first > 0).sum(axis=1).mean())
+
+
+def _complete(loads: Array, drawn: Array, wanted: float, most: float) -> None:
+    """Give each draw all of its ``wanted`` rows: what rounding lost goes, one each, to the most loaded experts.
+
+    Of a few tokens every load rounds to nothing, though each token goes to its experts.
+    """
+    order = np.argsort(-drawn, axis=1, kind="stable")
+    for load, experts in zip(loads, order, strict=True):
+        while (missing := int(wanted - load.sum())) > 0:
+            free = experts[load[experts] < most][:missing]
+            if not len(free):
+                break
+            load[free] += 1.0

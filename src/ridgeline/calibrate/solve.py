@@ -56,22 +56,42 @@ def solve_seen(
     return solve(predict, select(rows, thin(~held_out(rows, tuple(keys)))), start, low, high)
 
 
-def nearest(rows: Table, keys: Sequence[str], bound: Array) -> Array:
-    """Times of all rows from the three nearest shapes that are not held out [s]: their ratios to ``bound``."""
+def of_cache(cache: float, cache_rate: float) -> dict[str, float]:
+    """The two numbers of a fit's cache; none where it is no faster than memory."""
+    return {"cache": float(cache), "cache_rate": float(cache_rate)} if cache_rate > 1.001 else {}
+
+
+def nearest(rows: Table, keys: Sequence[str], scale: Array, sizes: Sequence[str]) -> Array:
+    """Times of all rows from the three nearest shapes that are not held out [s]: their ratios to ``scale``.
+
+    ``keys`` tell what is held out, the logarithms of ``sizes`` how near two rows are. A floor: what the rows themselves
+    say of a shape between them, whatever the formula.
+    """
     unseen = held_out(rows, tuple(keys))
-    place = np.log(np.stack([rows[key].astype(np.float64) for key in keys], axis=1))
-    ratio = np.log(rows["seconds"] / bound)
+    place = np.log(np.stack([rows[key].astype(np.float64) for key in sizes], axis=1))
+    ratio = np.log(rows["seconds"] / scale)
     distance, index = cKDTree(place[~unseen]).query(place, NEIGHBOURS)
     weight = 1.0 / (distance + 1e-9)
-    return np.asarray(bound * np.exp(np.sum(weight * ratio[~unseen][index], axis=1) / np.sum(weight, axis=1)))
+    return np.asarray(scale * np.exp(np.sum(weight * ratio[~unseen][index], axis=1) / np.sum(weight, axis=1)))
 
 
 def provenance(
-    rows: Table, keys: Sequence[str], seconds: Array, source: str, library: str | None
+    rows: Table,
+    keys: Sequence[str],
+    seconds: Array,
+    source: str,
+    library: str | None,
+    floor: Array | None = None,
 ) -> Provenance:
-    """Provenance of a fit whose predictions are ``seconds``: its errors are those of the held-out shapes."""
+    """Provenance of a fit whose predictions are ``seconds``: its errors are those of the held-out shapes.
+
+    ``floor``: times of `nearest`, whose errors stand beside.
+    """
     unseen = held_out(rows, tuple(keys))
-    error = np.abs(seconds / rows["seconds"] - 1.0)[unseen]
+    measured = rows["seconds"][unseen]
+    error, least = (
+        np.zeros(0) if one is None else np.abs(one[unseen] / measured - 1.0) for one in (seconds, floor)
+    )
     return Provenance(
         label=Label.FITTED,
         source=source,
@@ -79,4 +99,6 @@ def provenance(
         rows=int((~unseen).sum()),
         median_abs_err=float(np.median(error)) if error.size else None,
         p90_abs_err=float(np.quantile(error, 0.9)) if error.size else None,
+        nearest_median_abs_err=float(np.median(least)) if least.size else None,
+        nearest_p90_abs_err=float(np.quantile(least, 0.9)) if least.size else None,
     )

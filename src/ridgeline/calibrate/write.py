@@ -25,7 +25,9 @@ def calibration_yaml(found: KernelCalibration | KernelLibraries) -> str:
             for fit in fits.values():  # the key says it; `catalog.libraries` puts it back
                 assert fit["provenance"].pop("library") == library
     plain = _plain(whole)
-    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
+    return yaml.dump(
+        plain, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True, default_flow_style=None
+    )
 
 
 def _plain(value: Any, name: str = "") -> Any:

@@ -36,8 +36,10 @@ class Line:
     rows: int
     median_abs_err: float | None
     p90_abs_err: float | None
-    nearest_median_abs_err: float | None  # of the three nearest timed shapes, for products
+    nearest_median_abs_err: float | None  # of the three nearest timed shapes
+    nearest_p90_abs_err: float | None
     misses: str  # what it misses of its target
+    beyond_nearest: str  # what of it is also beyond 1.3 times the nearest shapes
     catalog_median_abs_err: float | None = None
     catalog_p90_abs_err: float | None = None
 
@@ -147,19 +149,21 @@ def _lines(fits: ChipFits, report: bool) -> Iterator[Line]:
             one.provenance.median_abs_err,
             one.provenance.p90_abs_err,
             one.provenance.nearest_median_abs_err,
+            one.provenance.nearest_p90_abs_err,
             one.misses,
+            one.beyond_nearest,
             before.median_abs_err if before else None,
             before.p90_abs_err if before else None,
         )
 
 
 def _table(lines: Sequence[Line], report: bool) -> str:
-    head = ["chip", "op", "format", "library", "label", "rows", "median", "P90", "nearest", "misses"]
+    head = ["chip", "op", "format", "library", "label", "rows", "median", "P90", "nearest", "P90", "misses"]
     cells = [
         [
             line.chip, line.op, line.format, line.library, line.label, f"{line.rows:,}",
             _percent(line.median_abs_err), _percent(line.p90_abs_err), _percent(line.nearest_median_abs_err),
-            line.misses,
+            _percent(line.nearest_p90_abs_err), line.misses,
             *([_percent(line.catalog_median_abs_err), _percent(line.catalog_p90_abs_err)] if report else []),
         ]
         for line in lines

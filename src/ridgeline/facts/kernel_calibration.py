@@ -20,7 +20,8 @@ class Provenance(Spec):
     p90_abs_err: float | None = None
     nearest_median_abs_err: float | None = Field(
         None,
-        description="the same of the three nearest timed shapes, each scaled by the roofline: a floor to meet",
+        description="the same of the three nearest timed shapes, scaled by the roofline (products) or by the formula "
+        "without its surface: a floor that tells noise from a lack of the model",
     )
     nearest_p90_abs_err: float | None = None
 
@@ -65,9 +66,23 @@ class AttentionFit(Spec):
     memory_half: float = Field(description="bytes at which half of that share is reached", ge=0)
     ramp: Seconds = Field(description="start and end of one query block on its core")
     launch: Seconds
+    solo: float = Field(
+        0.0,
+        ge=0,
+        description="time of the keys and values of one KV head of one sequence, read alone, over what it takes at the "
+        "memory bandwidth: how little of the chip a decode kernel splits them over",
+    )
+    cache: float = Field(
+        0.0,
+        ge=0,
+        description="share of the last-level cache in which data stay between the repeats of a benchmark; a step "
+        "reads them from memory",
+    )
+    cache_rate: float = Field(1.0, ge=1, description="bandwidth of that cache over that of the memory")
     surface: Surface | None = Field(
         None,
-        description="correction over keys, sequences x KV heads, head dimension, query group and causal share",
+        description="correction over keys, sequences x KV heads, head dimension, query group and causal share "
+        "(decode: share of the context seen)",
     )
     provenance: Provenance
 
@@ -91,6 +106,12 @@ class GroupedFit(Spec):
     slot_passes: float = Field(
         0.0, ge=0, description="passes over the activations of all routed rows of the group, its own or not"
     )
+    cache: float = Field(
+        0.0,
+        ge=0,
+        description="share of the last-level cache in which weights stay between a benchmark's repeats",
+    )
+    cache_rate: float = Field(1.0, ge=1, description="bandwidth of that cache over that of the memory")
     surface: Surface | None = Field(
         None, description="correction over rows an expert, experts, columns, depth"
     )

@@ -18,6 +18,7 @@ from ridgeline.timing.rates import (
     operand,
     peak_flops_per_s,
     resolve,
+    streamed_bytes,
     tiling_cores,
     worst,
 )
@@ -34,13 +35,30 @@ SPLIT_KEYS = 512.0
 HEAD_DIM = 128.0
 
 
-#: Nodes of the corrections: keys, sequences x KV heads, head dimension, query heads a KV head, causal share.
-PREFILL = knots((0, 4, 7, 9, 11, 14), (0, 2.5, 5, 7.5, 10, 13), (6, 7, 8, 9), (0, 2, 4, 6.5), (-5, -1))
-#: Decode kernels take up to 32 query heads of a KV head in one tile and are others above: knots at 32 and 48.
-DECODE = knots((0, 4, 6, 8, 10, 12, 14, 17), (0, 2, 4, 6, 8, 10, 13), (6, 7, 8), (0, 2, 4, 5, 5.58, 7), (0,))
+#: Nodes of the corrections: keys, sequences x KV heads, head dimension, query heads a KV head, causal share. Kernels
+#: pad a head dimension of 192 to 256, so it is no mean of its neighbours: a knot of its own (7.585).
+PREFILL = knots(
+    (0, 5, 7, 8, 9, 10, 12, 14),
+    (0, 2, 4, 5.5, 7, 8.5, 10.5, 13),
+    (6, 7, 7.585, 8, 9),
+    (0, 2, 4, 6.5),
+    (-5, -1),
+)
+#: Decode kernels take up to 32 query heads of a KV head in one tile and are others above: knots at 32 and 48. The last
+#: axis is the share of its context that a layer with a window sees.
+DECODE = knots(
+    (0, 5, 7, 8, 9, 10, 12, 14, 17), (0, 2, 4, 5, 6, 7, 8, 9, 10, 12), (6, 7, 7.585, 8, 9),
+    (0, 2, 4, 5, 5.58, 7), (-4, 0),
+)  # fmt: skip
 #: Latent attention has one head dimension: expanded heads in prefill, one latent for all heads in decode.
-LATENT = knots((0, 4, 7, 9, 11, 14), (0, 2, 4, 6, 8, 10, 13), (7,), (0,), (-1,))
-LATENT_DECODE = knots((0, 4, 6, 8, 10, 12, 14, 17), (0, 2, 4, 6, 8, 10), (9,), (0, 2, 4, 5, 6, 7), (0,))
+LATENT = knots((0, 4, 6, 7, 8, 9, 10, 11, 12, 14), (0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13), (7,), (0,), (-1,))
+LATENT_DECODE = knots(
+    (0, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 17),
+    (0, 1, 2, 3, 4, 5, 6, 7, 8, 10),
+    (9,),
+    (0, 2, 3, 4, 5, 6, 7),
+    (0,),
+)
 Kind = Literal["attention", "decode", "latent", "latent_decode"]
 GRIDS: dict[Kind, Knots] = {
     "attention": PREFILL, "decode": DECODE, "latent": LATENT, "latent_decode": LATENT_DECODE,
@@ -63,6 +81,11 @@ class AttentionRates(NamedTuple):
     memory_half: Numeric
     ramp: Numeric
     launch: Numeric
+    solo: Numeric = 0.0
+    cache_bytes: Numeric = (
+        0.0  # that stay in the last-level cache between repeats; none do between those of a step
+    )
+    cache_rate: Numeric = 1.0
     surface: Array | None = None  # nodes on ``grid``, the last axis
     grid: Knots = PREFILL
     labels: tuple[Label, ...] = ()  # one per operator
@@ -96,7 +119,7 @@ def attention_rates(
     fits, labels = zip(
         *(fit_of(kernels, kind, *pair) for pair in zip(formats, stored, strict=True)), strict=True
     )
-    names = ("rate", "half", "head_half", "backward", "memory", "memory_half", "ramp", "launch")
+    names = ("rate", "half", "head_half", "backward", "memory", "memory_half", "ramp", "launch", "solo")
     own = bool(getattr(kernels, kind))
     grid = GRIDS[kind if own else "attention"]
     return AttentionRates(
@@ -131,12 +154,14 @@ def fit_rates(
     cores: float,
     value_bytes: float = 2.0,
     kv_bytes: float = 2.0,
+    l2_bytes: float = 0.0,
     kind: Kind = "attention",
 ) -> AttentionRates:
     """Rates of one fit on one piece of hardware, all floats."""
     return AttentionRates(
         peak_flops_per_s, bandwidth_bytes_per_s, cores, value_bytes, kv_bytes,
         fit.rate, fit.half, fit.head_half, fit.backward, fit.memory, fit.memory_half, fit.ramp, fit.launch,
+        fit.solo, fit.cache * l2_bytes, fit.cache_rate,
         nodes(fit.surface), GRIDS[kind], (fit.provenance.label,),
     )  # fmt: skip
 
@@ -222,12 +247,14 @@ def attention_seconds(
         keys    = min(kv, 512 + kv q / 128)
         longest = 2 min(q, 128) keys (head_dim + v_dim) cores / (peak share)
         memory  = (bytes + memory_half) / (memory bandwidth)
-        t       = (launch + (compute^4 + longest^4 + memory^4)^(1/4)) x surface
+        alone   = solo kv (head_dim + v_dim) kv_bytes / (memory bandwidth)
+        t       = (launch + (compute^4 + longest^4 + memory^4 + alone^4)^(1/4)) x surface
 
     ``half`` is the tile waste of short queries: the masked half of the diagonal blocks, the padding of the
     last block, the start of the pipeline. ``longest`` is the last query block alone on its core: few heads
     and short batches cannot fill the chip, and below one block of queries (decode) the keys are split over
-    cores instead. Decode is otherwise the same formula on its memory side. ``surface`` is the fitted correction
+    cores instead. Decode is otherwise the same formula on its memory side; kernels that split the keys in few parts
+    only (Triton's: 8) read those of one KV head with a few cores, ``alone``. ``surface`` is the fitted correction
     over keys, sequences x KV heads, head dimension, query group and causal share.
 
     Args:
@@ -255,14 +282,19 @@ def corrected_seconds(
     rates: AttentionRates,
     causal_share: Numeric = 1.0,
     backward: bool | NDArray[np.bool_] = False,
+    seen: Numeric | None = None,
 ) -> Array:
-    """`attention_seconds` as a benchmark times it, which may be less than the bound of the memory [s]."""
+    """`attention_seconds` as a benchmark times it, which may be less than the bound of the memory [s].
+
+    ``seen`` is what the last axis of the surface is read at: the causal share of a prefill, the keys over the context
+    of a decode step whose layer has a window.
+    """
     seconds = formula_seconds(sizes, rates, causal_share, backward)
     if rates.surface is None:
         return seconds
     copies = np.asarray(sizes.batch, dtype=np.float64) * sizes.kv_heads
     group = np.asarray(sizes.heads, dtype=np.float64) / sizes.kv_heads
-    at = (sizes.kv_len, copies, sizes.head_dim, group, causal_share)
+    at = (sizes.kv_len, copies, sizes.head_dim, group, causal_share if seen is None else seen)
     return np.asarray(seconds * factor(rates.grid, rates.surface, at))
 
 
@@ -287,6 +319,12 @@ def formula_seconds(
     keys = np.minimum(kv, SPLIT_KEYS + kv * q / QUERY_BLOCK)
     work = attention_flops(1.0, rates.cores, np.minimum(q, QUERY_BLOCK), keys, head, v_dim, backward=backward)
     longest = work / core
-    memory = (traffic + rates.memory_half) / (rates.memory * np.asarray(rates.bandwidth_bytes_per_s))
+    bandwidth = rates.memory * np.asarray(rates.bandwidth_bytes_per_s)
+    if np.any(rates.cache_bytes):
+        traffic = streamed_bytes(traffic, rates.cache_bytes, rates.cache_rate)
+    memory = (traffic + rates.memory_half) / bandwidth
     both = np.square(np.square(compute)) + np.square(np.square(longest)) + np.square(np.square(memory))
+    if np.any(rates.solo):
+        alone = rates.solo * kv * (head + v_dim) * rates.kv_bytes / bandwidth
+        both = both + np.square(np.square(alone))
     return np.asarray(rates.launch + np.sqrt(np.sqrt(both)))

@@ -15,7 +15,9 @@ from ridgeline.timing.rates import Array, Numeric, column, resolve, worst
 from ridgeline.timing.surface import count, factor, knots, nodes, stacked
 
 #: Nodes of the correction: rows of an active expert, active experts, columns, depth.
-SURFACE = knots((0, 2, 4, 6, 8, 11, 15), (0, 3, 6.5, 9.8), (4, 8, 11, 15), (4, 8, 11, 15))
+SURFACE = knots(
+    (0, 2, 4, 6, 7, 8, 9, 11, 15), (0, 3, 5, 7, 9.8), (4, 8, 10, 11, 12, 13, 15), (4, 8, 10, 11, 12, 13, 15)
+)
 
 
 class GroupedRates(NamedTuple):
