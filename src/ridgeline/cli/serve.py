@@ -43,7 +43,10 @@ def serve(
     ] = None,
     trace: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="requests of a trace (Azure, Mooncake, BurstGPT, own CSV or JSONL), or traffic in YAML"),
+        typer.Option(
+            metavar="FILE",
+            help="requests of a trace (Azure, Mooncake, BurstGPT, own CSV or JSONL), or traffic in YAML",
+        ),
     ] = None,
     ttft: Annotated[
         str | None, typer.Option(metavar="TIME", help="limit of the time to the first token, such as '2 s'")

@@ -5,6 +5,7 @@ A row holds the shape of the model, the machine, the layout, the load and what w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from ridgeline.calibrate.columns import (
 MARKS = {"tpot_ms", "ttft_ms", "output_tokens_per_s", "concurrency"}
 #: What is measured, and how a row's value is called.
 METRICS = {"tpot": "tpot_s", "ttft": "ttft_s", "output_tokens_per_s": "output_tokens_per_s"}
+_MONTH = re.compile(r"(20\d\d)-(\d\d)")
 MODES = ("aggregated", "disaggregated", "offline")
 
 
@@ -99,6 +101,15 @@ class ServingCase:
         """What the row measured: metric -> value."""
         found = {metric: getattr(self, name) for metric, name in METRICS.items()}
         return {metric: value for metric, value in found.items() if value is not None}
+
+    @property
+    def month(self) -> str:
+        """As ``2025-10``; empty where neither date nor version names one."""
+        found = _MONTH.search(self.date) or _MONTH.search(self.engine_version)
+        if found:
+            return f"{found[1]}-{found[2]}"
+        year = re.search(r"\b(20\d\d)\b", self.engine_version)
+        return f"{year[1]}-12" if year else ""
 
     @property
     def static(self) -> bool:

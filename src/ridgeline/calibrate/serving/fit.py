@@ -32,12 +32,15 @@ NUMBERS = (
     ("casts_apart", "", 1.0, 0.0, 1.0),
     ("gap", "us", 1e-6, 0.0, 6.0),
     ("host_exposed", "ms", 1e-3, 0.0, 4.0),
-    ("host_step", "ms", 1e-3, 0.0, 8.0),
-    ("host_request", "us", 1e-6, 0.0, 80.0),
+    ("host_step", "ms", 1e-3, 0.0, 20.0),
+    ("host_request", "us", 1e-6, 0.0, 200.0),
     ("host_prefill", "ms", 1e-3, 0.0, 20.0),
     ("host_launch", "us", 1e-6, 1.0, 60.0),
     ("frontend", "ms", 1e-3, 0.0, 120.0),
 )
+#: Where the fit of an engine without graphs starts a second time: launches that no step waits for have no slope, so a
+#: fit that starts with short ones never finds long ones. Units as above.
+LAUNCHING = {"gap": 1.0, "pass_launch": 2.0, "host_step": 10.0, "host_launch": 20.0}
 #: Weight of the logarithm of TTFT beside that of TPOT, and the most users at which it is no queue.
 TTFT_WEIGHT, TTFT_USERS = 0.35, 4
 #: Errors beyond this count less than squared.
@@ -92,7 +95,9 @@ def _fit(
     free = [row for row in NUMBERS if _matters(row[0], engine, pool)]
     low, high = (np.array([row[i] for row in free]) for i in (3, 4))
     start = np.array([float(getattr(engine, row[0])) / row[2] for row in free])
-    start = np.clip(start, low + 1e-3 * (high - low), high - 1e-3 * (high - low))
+    starts = [start]
+    if not engine.graph_batch:
+        starts.append(np.array([LAUNCHING.get(row[0], at) for row, at in zip(free, start, strict=True)]))
     weight = _weights([case for case, _ in pool])
 
     def changed(values: FloatArray) -> Engine:
@@ -106,10 +111,15 @@ def _fit(
             progress(1)
         return _errors(pool, changed(values), weight)
 
-    found = least_squares(
-        residual, start, bounds=(low, high), loss="soft_l1", f_scale=SOFT, max_nfev=rounds,
-        diff_step=[0.05] * len(free), x_scale=high - low,
-    )  # fmt: skip
+    inside = [np.clip(at, low + 1e-3 * (high - low), high - 1e-3 * (high - low)) for at in starts]
+    tried = [
+        least_squares(
+            residual, at, bounds=(low, high), loss="soft_l1", f_scale=SOFT, max_nfev=rounds,
+            diff_step=[0.05] * len(free), x_scale=high - low,
+        )
+        for at in inside
+    ]  # fmt: skip
+    found = min(tried, key=lambda each: float(each.cost))
     plain = _errors(pool, changed(found.x), np.ones(len(pool)))[: len(pool)]
     size = np.abs(plain)
     return EngineFit(

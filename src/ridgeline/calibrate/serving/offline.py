@@ -16,7 +16,6 @@ from ridgeline.calibrate.serving.run_settings import RunSettings, run_settings
 from ridgeline.calibrate.serving.trtllm_bench import tuned_limits
 from ridgeline.calibrate.shapes import NotPredictable
 from ridgeline.facts.requests import Requests
-from ridgeline.facts.services import with_libraries
 from ridgeline.facts.serving import Layout, Limits, Service
 from ridgeline.sim.serving.build import step_table
 from ridgeline.sim.serving.outcome import DONE
@@ -62,8 +61,6 @@ def _configured(case: ServingCase, service: Service, settings: RunSettings) -> S
     layout = service.layout
     if settings.attention_dp and case.experts and layout.dp == 1 and layout.tp > 1:
         service = service.replace(layout=Layout(tp=1, pp=layout.pp, dp=layout.tp, ep=layout.tp))
-    if settings.grouped:
-        service = with_libraries(service, grouped=settings.grouped)
     if not settings.tuned:
         return service.replace(limits=Limits(max_seqs=case.batch_size or service.engine.max_seqs))
     fraction = settings.memory_fraction or service.engine.memory_fraction

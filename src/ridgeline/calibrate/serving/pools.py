@@ -14,7 +14,6 @@ from ridgeline.calibrate.serving.services import (
     MTP_ACCEPTANCE,
     architecture_of_case,
     engine_for,
-    month_of,
     precision_of,
 )
 from ridgeline.calibrate.shapes import NotPredictable
@@ -153,7 +152,7 @@ def _service(
     case: ServingCase, settings: PoolSettings, architecture: Architecture, precision: Precision, layout: Layout,
     speculation: Speculation, limits: Limits,
 ) -> Service:  # fmt: skip
-    engine = engine_for(case.engine, month_of(case), catalog.chip(case.chip).vendor)
+    engine = engine_for(case.engine, case.month, catalog.chip(case.chip).vendor)
     if layout.dp > 1 and 0 < settings.exchange_beyond < layout.tp * layout.dp:
         engine = engine.model_copy(update={"dispatcher": "deepep"})
     return service(architecture, case.chip, layout, precision, engine, speculation, limits)

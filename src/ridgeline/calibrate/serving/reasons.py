@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ridgeline.calibrate.serving.cases import ServingCase
 from ridgeline.calibrate.serving.contradictions import asked, mislabelled
 from ridgeline.calibrate.serving.score import ServingRow
-from ridgeline.calibrate.serving.services import month_of, service_of
+from ridgeline.calibrate.serving.services import service_of
 from ridgeline.insight.serving_labels import labels_of
 
 #: Share of the matrix peak that no well-predicted point asks of its chips with prompts and answers together.
@@ -60,7 +60,7 @@ class Reasons:
         apart = self.apart.get(_load(case), 1.0)
         if apart > APART:
             found.append(f"repeats of this very configuration are {apart:.1f} times apart")
-        month = month_of(case)
+        month = case.month
         if month and month < service.engine.since:
             found.append(f"old engine month: {month}, predicted as {service.engine.name}")
         if row.kind == "moe-mtp":

@@ -59,6 +59,8 @@ def run_settings(case: ServingCase, chip: Chip) -> RunSettings:
     for row in _rows():
         same = row["client"] == case.client and row["engine"] == case.engine
         same = same and row.get("precision", case.precision) == case.precision
+        if "until" in row:
+            same = same and "" < case.month < str(row["until"])
         if same and row["vendor"] == chip.vendor.lower() and chip.launch >= str(row.get("chips_since", "")):
             steps = 0
             for users, interval in row.get("poll_steps", ()):

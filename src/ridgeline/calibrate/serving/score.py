@@ -256,7 +256,8 @@ def _of_engine(
     """An aggregated or offline point. Raises NotPredictable."""
     service = service_of(case)
     key = (
-        service.engine.name, service.chip.name, service.architecture.model_dump_json(), service.layout,
+        service.engine.name, str(service.engine.libraries), service.chip.name,
+        service.architecture.model_dump_json(), service.layout,
         service.precision, service.speculation, service.limits, case.isl, case.osl, case.concurrency,
         case.client, case.percentile, case.mode, case.static, case.num_chips, case.request_rate,
     )  # fmt: skip

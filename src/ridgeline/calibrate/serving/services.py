@@ -15,7 +15,7 @@ from ridgeline.calibrate.shapes import NotPredictable, architecture_of
 from ridgeline.facts import catalog
 from ridgeline.facts.architecture import Architecture, LatentAttention
 from ridgeline.facts.engine import Engine
-from ridgeline.facts.services import service
+from ridgeline.facts.services import service, with_libraries
 from ridgeline.facts.serving import Layout, Limits, Precision, Service, Speculation
 
 #: Formats of tables by their names in the catalog; four-bit integers and mxfp4 narrow the weights alone.
@@ -23,7 +23,6 @@ _FORMATS = {"fp16": "bf16", "int4": "int4-wo", "mxfp4": "mxfp4-wo"}
 #: Drafts that engines verify when multi-token prediction is on and nothing else is said, and the chance of each
 #: after those before it: means of the fit share.
 MTP_ACCEPTANCE = (0.7, 0.5, 0.4)
-_MONTH = re.compile(r"(20\d\d)-(\d\d)")
 
 
 def service_of(case: ServingCase) -> Service:
@@ -43,7 +42,7 @@ def service_of(case: ServingCase) -> Service:
         raise NotPredictable(f"ep {layout.ep} does not divide tp {layout.tp} x dp {layout.dp}")
     try:
         chip = catalog.chip(case.chip)
-        engine = engine_for(case.engine, month_of(case), chip.vendor)
+        engine = engine_for(case.engine, case.month, chip.vendor)
         architecture = architecture_of_case(case)
         each = -(-(case.concurrency or 1.0) // layout.dp)
         settings = run_settings(case, chip)
@@ -61,7 +60,8 @@ def service_of(case: ServingCase) -> Service:
         precision = precision_of(case, architecture)
         if settings.kv and precision.kv == "auto":
             precision = replace(precision, kv=settings.kv)
-        return service(architecture, case.chip, layout, precision, engine, speculation, limits)
+        found = service(architecture, case.chip, layout, precision, engine, speculation, limits)
+        return with_libraries(found, grouped=settings.grouped) if settings.grouped else found
     except catalog.CatalogError as error:
         raise NotPredictable(" ".join(str(error).split())) from error
 
@@ -106,15 +106,6 @@ def _format(name: str) -> str:
     if catalog.entry_path("formats", found) is None:
         raise NotPredictable(f"format '{name}' is unknown")
     return found
-
-
-def month_of(case: ServingCase) -> str:
-    """The month of a case as ``2025-10``; empty where its date or version names none."""
-    found = _MONTH.search(case.date) or _MONTH.search(case.engine_version)
-    if found:
-        return f"{found[1]}-{found[2]}"
-    year = re.search(r"\b(20\d\d)\b", case.engine_version)
-    return f"{year[1]}-12" if year else ""
 
 
 def engine_for(framework: str, month: str, vendor: str) -> Engine:
