@@ -63,7 +63,7 @@ class Engine(Spec):
     )
     pad_ranks: bool = Field(
         False,
-        description="with attention data parallelism every rank's step is padded to the tokens of the fullest rank",
+        description="with attention data parallelism steps that run as graphs are padded to the fullest rank",
     )
     host_overlap: bool = Field(
         False, description="the host prepares the next step while the device runs this one"

@@ -149,6 +149,7 @@ def _plain_table(service: Service, longest: int, max_tokens: int) -> StepTable:
         max_tokens=max_tokens,
         ranks=layout.dp,
         lockstep=layout.dp > 1,
+        pad_tokens=max(engine.graph_batches, default=engine.graph_batch) if engine.pad_ranks else 0,
         stages=layout.pp,
         schedule=engine.schedule,
         kv_bytes_per_token=found.token_bytes * layout.tp * layout.pp,
@@ -295,15 +296,20 @@ def _launched(device: FloatArray, group: FloatArray, launches: FloatArray | floa
 
 def _group_tokens(times: StepTimes, knots: FloatArray, every: FloatArray) -> FloatArray:
     """What all ranks do together by their mean tokens ``[2, most + 1]``: steps of decodes, and with prefills."""
-    if times.service.layout.dp == 1 or times.service.engine.pad_ranks:
+    if times.service.layout.dp == 1:
         return np.zeros((2, 0))
-    counts = np.arange(len(every), dtype=np.float64)
+    engine, counts = times.service.engine, np.arange(len(every), dtype=np.float64)
+    messages = times.message_seconds(every, "token", group=True)
     found = []
     for where in _WHERE:
         seconds = times.work_seconds(knots, "token", "both", group=True)
         seconds = seconds + times.work_seconds(knots, "token", where, group=True)
-        found.append(np.interp(counts, np.r_[0.0, knots], np.r_[0.0, seconds]))
-    together = np.stack(found) + times.message_seconds(every, "token", group=True)
+        at = counts
+        if engine.pad_ranks and where == "decode":  # the graph that all ranks run
+            padded, captured = _graphs(engine, counts)
+            at = np.where(captured, np.minimum(padded, counts[-1]), counts)
+        found.append(np.interp(at, np.r_[0.0, knots], np.r_[0.0, seconds]) + messages[at.astype(np.int64)])
+    together = np.stack(found)
     together[:, 0] = 0.0
     return together
 

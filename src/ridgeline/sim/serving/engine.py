@@ -221,7 +221,7 @@ def _add_times(table: Records, floats: _Arena, source: StepTable, settings: Sett
     }
     for name, values in arrays.items():
         table[name] = floats.add(values)
-    table["group"] = source.group_s.shape[1]
+    table["group"], table["pad_tokens"] = source.group_s.shape[1], source.pad_tokens
     table["tokens"], table["rows"] = source.tokens_s.shape[1], source.rows_s.size
     table["decode_rows"] = source.decode_s.shape[1]
     table["num_windows"], table["num_contexts"] = source.windows.size, source.contexts.size

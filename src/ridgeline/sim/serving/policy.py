@@ -224,9 +224,14 @@ class Scheduler:
 def step_seconds(
     table: StepTable, contexts: list[int], chunks: list[tuple[int, int]], rows: int, new: int
 ) -> float:
-    """One step: ``contexts`` of its decodes, ``chunks`` of new tokens and keys they see, as `StepTable` says."""
+    """One step: ``contexts`` of its decodes, ``chunks`` of new tokens and keys they see, as `StepTable` says.
+
+    Ranks in lockstep are taken to do alike.
+    """
     d, n = len(contexts), len(contexts) * (1 + len(table.acceptance)) + sum(q for q, _ in chunks)
     device = float(table.tokens_s[1 if chunks else 0, n] + table.rows_s[rows])
+    if table.group_s.shape[1]:
+        device += float(table.group_s[1 if chunks else 0, n])
     for w, window in enumerate(table.windows):
         if d:
             mean = float(np.mean(np.minimum(contexts, window)))

@@ -162,15 +162,16 @@ def unit_line(state: State, table: Table, u: int, k: int) -> tuple[float, float,
 
 @jit
 def _together(state: State, table: Table, first: int) -> float:
-    """What all lanes of a unit do together in the planned step, by their mean tokens [s]."""
-    tokens, mixed = 0, 0
+    """What all lanes of a unit do together in the planned step [s]: by their mean tokens, or those of the fullest."""
+    tokens, most, mixed = 0, 0, 0
     for which in range(first, first + table.lanes_per_unit):
         lane = lanes(state)[which]
         if lane.tokens > 0:
             tokens += lane.tokens
+            most = max(most, lane.tokens)
             mixed = 1 if lane.chunks > 0 else mixed
-    mean = min(-(-tokens // table.lanes_per_unit), table.group - 1)
-    return floats(state)[table.group_s + mixed * table.group + mean]
+    each = most if most <= table.pad_tokens else -(-tokens // table.lanes_per_unit)
+    return floats(state)[table.group_s + mixed * table.group + min(each, table.group - 1)]
 
 
 @jit

@@ -195,6 +195,7 @@ TABLE = np.dtype(
         *((name, "i8") for name in ("schedule", "lanes_per_unit", "max_seqs", "max_tokens", "num_blocks")),
         ("block_size", "i8"),
         ("lag", "i8"),  # steps planned ahead
+        ("pad_tokens", "i8"),  # steps with no more tokens on any rank are padded to the fullest
         ("block_tokens", "i8"),  # of the prefix cache; 0 = off
         ("hash_blocks", "i8"),  # KV blocks of one of its blocks
         *((name, "i8") for name in ("preemption", "handoff", "has_longest", "max_span", "users", "warmup")),

@@ -67,14 +67,16 @@ def decode_step_s(table: StepTable, decodes: float, context: float, longest: flo
     """One step of decodes alone, on every rank alike [s]."""
     tokens = decodes * (1 + len(table.acceptance))
     device = _at(table.tokens_s[0], tokens) + _at(table.rows_s, decodes)
-    device += attention_s(table, decodes, context, longest) + group_s(table, 0, tokens)
+    device += attention_s(table, decodes, context, longest) + group_s(table, 0, tokens, tokens)
     hidden = table.host_hidden_s[0] + table.host_hidden_s[1] * decodes
     return max(device, hidden) + table.host_s[0] + table.host_s[1] * decodes
 
 
-def group_s(table: StepTable, mixed: int, mean_tokens: float) -> float:
-    """What ranks in lockstep do together, by their mean tokens [s]; 0 for one rank."""
-    return _at(table.group_s[mixed], mean_tokens) if table.group_s.shape[1] else 0.0
+def group_s(table: StepTable, mixed: int, mean_tokens: float, most_tokens: float) -> float:
+    """What ranks in lockstep do together [s], by their mean tokens or those of the fullest; 0 for one rank."""
+    if not table.group_s.shape[1]:
+        return 0.0
+    return _at(table.group_s[mixed], most_tokens if most_tokens <= table.pad_tokens else mean_tokens)
 
 
 def chunk_s(table: StepTable, q: float, kv: float) -> float:
@@ -110,7 +112,7 @@ def mixed_step_s(
     if decodes > 0:
         device += attention_s(table, decodes, context)
     part = 1.0 if prefilling is None else min(prefilling / table.ranks, 1.0)
-    device += group_s(table, 1, drafted + own * part)
+    device += group_s(table, 1, drafted + own * part, drafted + own)
     hidden = table.host_hidden_s[0] + table.host_hidden_s[1] * decodes + table.host_launch_s
     return max(device, hidden) + table.host_s[0] + table.host_s[1] * decodes + table.host_s[2]
 

@@ -179,8 +179,7 @@ class StepTimes:
 
     def _together(self, part: Part) -> bool:
         """Whether ranks of attention data parallelism do a part together: experts, and the way to them and back."""
-        spread = self.service.layout.dp > 1 and not self.service.engine.pad_ranks
-        return spread and (
+        return self.service.layout.dp > 1 and (
             isinstance(part, Experts) or (isinstance(part, Message) and part.group == "experts")
         )
 

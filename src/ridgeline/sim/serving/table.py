@@ -56,6 +56,7 @@ class StepTable:
         max_seqs, max_tokens: limits of one attention rank, and with pipeline stages of one micro-batch.
         ranks: attention ranks of the engine (attention data parallelism).
         lockstep: ranks step together, each as long as the slowest (experts spread over all of them).
+        pad_tokens: steps in which no rank has more tokens are padded: what ranks do together goes by the fullest one.
         stages: pipeline stages: so many steps are under way at a time; a step's result comes after ``stages`` times
             its share.
         schedule: chunked, prefill_first or whole (`ridgeline.facts.engine`).
@@ -89,6 +90,7 @@ class StepTable:
     max_tokens: int
     ranks: int = 1
     lockstep: bool = True
+    pad_tokens: int = 0
     stages: int = 1
     schedule: str = "chunked"
     acceptance: tuple[float, ...] = ()
