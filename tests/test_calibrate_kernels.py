@@ -120,21 +120,6 @@ def test_a_surface_is_written_and_read_to_half_a_level() -> None:
         Surface(step=0.01, shape=(), packed="")
 
 
-def test_a_law_holds_for_every_way_of_a_formula() -> None:
-    grid = knots((0, 4, 8))
-    a = np.random.default_rng(3).uniform(0, 8, 2000)
-
-    def growing(sizes: tuple[np.ndarray, ...]) -> np.ndarray:
-        return 1.0 + sizes[0]
-
-    def either(sizes: tuple[np.ndarray, ...]) -> np.ndarray:
-        return np.stack([1.0 + sizes[0], np.ones_like(sizes[0])])
-
-    design = correction.weights(grid, [a])
-    assert np.diff(correction.fit_surface(grid, design, -0.1 * a, growing)).max() < -0.3
-    assert np.diff(correction.fit_surface(grid, design, -0.1 * a, either)).min() > -0.02
-
-
 def test_few_tokens_all_go_to_experts() -> None:
     for tokens in (1.0, 2.0, 4.0):
         rows, active = busiest(np.array([tokens]), np.array([8]), np.array([128]), np.array([1]), 1.2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ridgeline.calibrate import correction
-from ridgeline.calibrate.solve import nearest, of_cache, provenance, solve_seen
+from ridgeline.calibrate.solve import nearest, provenance, solve_seen
 from ridgeline.calibrate.tables import Table, held_out, select
 from ridgeline.facts.chip import Chip
 from ridgeline.facts.kernel_calibration import AttentionFit
@@ -27,8 +27,6 @@ KEYS = ("batch", "heads", "kv_heads", "q", "context", "head_dim", "share")
 NEAR = ("batch", "heads", "kv_heads", "kv", "head_dim", "seen")
 #: Attention of a training step has at least this many tokens of query; these rows weigh more.
 LONG, LONG_WEIGHT = 2048, 3.0
-#: Which of the numbers says how much faster than memory the cache is: 1 in a step, which repeats nothing.
-CACHE_RATE = 8
 #: Head dimension at half the wide-head rate where a table has one head dimension only (fitted on H100: 32).
 HEAD_HALF = 32.0
 #: DeepSeek's latent attention (arXiv:2405.04434): query and key, and value, of an expanded head; and the same of
@@ -90,7 +88,6 @@ def attention_rows_seconds(
         bandwidth_bytes_per_s=chip.memory.bandwidth,
         cores=tiling_cores(chip),
         kv_bytes=cache_bytes(kind, stored),
-        l2_bytes=chip.l2,
         kind=kind,
     )
     return corrected_seconds(_sizes(sizes), rates, sizes["share"], seen=sizes["seen"])
@@ -118,39 +115,35 @@ def fit_attention(
 
     def predict(x: Array, r: Table) -> Array:
         """Seconds of the rows ``r`` under the numbers ``x``."""
-        rate, half, head_half, memory, memory_half, ramp, launch, cache, cache_rate, solo = x
+        rate, half, head_half, memory, memory_half, ramp, launch, *solo = x
         rates = AttentionRates(
             peak, bandwidth, tiling_cores(chip), 2.0, cache_bytes(kind, stored),
-            rate, half, head_half, 1.0, memory, memory_half, ramp, launch, solo, cache * chip.l2, cache_rate,
+            rate, half, head_half, 1.0, memory, memory_half, ramp, launch, *solo,
         )  # fmt: skip
         return formula_seconds(_sizes(r), rates, r["share"])
 
-    #        rate  half head_half memory half ramp launch cache rate solo
-    start = [0.65, 500.0, 64.0, 0.8, 1e6, 5e-7, 5e-6, 1.0, 2.0, 2.0]
-    low = [0.02, 1.0, 1.0, 0.1, 1e3, 1e-9, 1e-6, 0.3, 1.0, 0.1]
-    high = [1.00, 5e3, 500.0, 1.0, 1e8, 1e-5, 5e-5, 3.0, 8.0, 1e3]
+    #        rate  half head_half memory half ramp launch
+    start = [0.65, 500.0, 64.0, 0.8, 1e6, 5e-7, 5e-6]
+    low = [0.02, 1.0, 1.0, 0.1, 1e3, 1e-9, 1e-6]
+    high = [1.00, 5e3, 500.0, 1.0, 1e8, 1e-5, 5e-5]
     decode = kind in ("decode", "latent_decode")
-    if not decode:  # many blocks of queries read the keys of a head: no limit of one
-        start[9], low[9], high[9] = 1e-6, 0.9e-6, 1.1e-6
+    if decode:  # solo; blocks of queries that read the keys of a head together have no such limit
+        start, low, high = [*start, 2.0], [*low, 0.1], [*high, 1e3]
     if len(np.unique(rows["head_dim"])) == 1:  # nothing to tell it from: Hopper's value
         start[2], low[2], high[2] = HEAD_HALF, HEAD_HALF * 0.999, HEAD_HALF * 1.001
     numbers = solve_seen(predict, rows, KEYS, start, low, high)
-    rate, half, head_half, memory, memory_half, ramp, launch, cache, cache_rate, solo = map(float, numbers)
+    rate, half, head_half, memory, memory_half, ramp, launch, *solo = map(float, numbers)
     grid, seen = GRIDS[kind], select(rows, ~held_out(rows, KEYS))
     v_share = float(np.median(rows["v_dim"] / rows["head_dim"]))
 
     def formula(sizes: tuple[Array, ...]) -> Array:
-        """Seconds at nodes, repeated and in a step.
-
-        One sequence's heads stand for sequences x KV heads, a prefill asks for all its keys.
-        """
+        """Seconds at nodes: one sequence's heads stand for sequences x KV heads, a prefill asks for all its keys."""
         kv, copies, head, group, share = sizes
         one = np.ones_like(kv)
         at = dict(zip(("batch", "heads", "kv_heads", "q", "kv", "head_dim", "share"),
                       (copies, group, one, one if decode else kv, kv, head, one if decode else share),
                       strict=True))  # fmt: skip
-        ways = (numbers, np.where(np.arange(len(numbers)) == CACHE_RATE, 1.0, numbers))
-        return np.stack([predict(x, {**at, "v_dim": head * v_share}) for x in ways])
+        return predict(numbers, {**at, "v_dim": head * v_share})
 
     at = (seen["kv"], seen["batch"] * seen["kv_heads"], seen["head_dim"], seen["heads"] / seen["kv_heads"],
           seen["seen"])  # fmt: skip
@@ -164,8 +157,7 @@ def fit_attention(
     )
     fit = AttentionFit(
         rate=rate, half=half, head_half=head_half, backward=backward, memory=memory, memory_half=memory_half,
-        ramp=f"{ramp!r} s", launch=f"{launch!r} s", solo=solo if decode else 0.0,
-        **of_cache(cache, cache_rate), surface=surface(nodes),
+        ramp=f"{ramp!r} s", launch=f"{launch!r} s", solo=solo[0] if decode else 0.0, surface=surface(nodes),
         provenance=provenance(rows, KEYS, rows["seconds"], source, library),
     )  # fmt: skip
     found = attention_rows_seconds(fit, rows, chip, kind, name, stored)

@@ -66,8 +66,7 @@ def fit_surface(
         grid: knots.
         design: ``[rows, nodes]``, how much of each node a row sees (`weights`, or a mean of several).
         missed: ``[rows]``.
-        formula: seconds at some points, given as one array of *sizes* per axis; ``[ways, points]`` where one surface
-            corrects several (with and without a cache, say): the law holds for each.
+        formula: seconds at some points, given as one array of *sizes* per axis.
         weight: of the errors of the rows; 1 without it.
         rising: axes along which more is never faster; all without it.
         soft: weight of the difference of neighbouring nodes, in rows, where every one costs its square to the end.
@@ -114,11 +113,11 @@ def _laws(
         axis = grid[along]
         fine = np.sort(np.concatenate([axis, (axis[1:] + axis[:-1]) / 2.0]))
         points = np.array(list(product(*(fine if i == along else a for i, a in enumerate(grid))))).T
-        logarithm = np.log(np.atleast_2d(formula(tuple(2.0**one for one in points))))
+        logarithm = np.log(formula(tuple(2.0**one for one in points)))
         shape = [fine.size if i == along else a.size for i, a in enumerate(grid)]
-        number = np.moveaxis(np.arange(logarithm.shape[1]).reshape(shape), along, 0)
+        number = np.moveaxis(np.arange(len(logarithm)).reshape(shape), along, 0)
         before, after = number[:-1].ravel(), number[1:].ravel()
         seen = weights(grid, list(points))
         matrices.append(seen[after] - seen[before])
-        least.append(np.max(logarithm[:, before] - logarithm[:, after], axis=0))
+        least.append(logarithm[before] - logarithm[after])
     return sparse.csr_matrix(sparse.vstack(matrices)), np.concatenate(least)

@@ -15,7 +15,7 @@ import numpy as np
 from ridgeline.calibrate import correction
 from ridgeline.calibrate.gemm_fit import gemm_rates_of
 from ridgeline.calibrate.routing import busiest
-from ridgeline.calibrate.solve import nearest, of_cache, provenance, solve_seen
+from ridgeline.calibrate.solve import nearest, provenance, solve_seen
 from ridgeline.calibrate.tables import Table, held_out, select
 from ridgeline.facts.chip import Chip
 from ridgeline.facts.kernel_calibration import GemmFit, GroupedFit, StreamFit
@@ -60,21 +60,12 @@ def layers(rows: Table, distribution: str) -> dict[str, Array]:
 def _parts(
     fit_numbers: tuple[Any, ...], sizes: Table, dense: Any, stream: StreamFit, chip: Chip
 ) -> tuple[Array, Array, Array]:
-    """Up product, down product and everything around them [s].
-
-    A benchmark repeats the layer: weights that fit in the last-level cache together, two thirds of them of the up
-    product, are read from there.
-    """
-    rate, padding, launch, fixed, row_passes, token_passes, slot_passes, cache, cache_rate = fit_numbers
-    wide, deep = (
-        GroupedRates(
-            dense._replace(cache_bytes=share * cache * chip.l2, cache_rate=cache_rate), rate, padding, launch
-        )
-        for share in (2.0 / 3.0, 1.0 / 3.0)
-    )
+    """Up product, down product and everything around them [s]."""
+    rate, padding, launch, fixed, row_passes, token_passes, slot_passes = fit_numbers
+    rates = GroupedRates(dense, rate, padding, launch)
     rows, active, hidden, inner = (sizes[key] for key in ("routed", "active", "hidden", "inner"))
-    up = grouped_seconds(rows, active, 2.0 * inner, hidden, wide, active=active)
-    down = grouped_seconds(rows, active, hidden, inner, deep, active=active)
+    up = grouped_seconds(rows, active, 2.0 * inner, hidden, rates, active=active)
+    down = grouped_seconds(rows, active, hidden, inner, rates, active=active)
     width = 3.0 * inner + 2.0 * hidden
     around = (row_passes * rows + slot_passes * sizes["slots"]) * width + token_passes * sizes[
         "tokens"
@@ -112,8 +103,6 @@ def layer_seconds(
         fit.row_passes,
         fit.token_passes,
         fit.slot_passes,
-        fit.cache,
-        fit.cache_rate,
     )
     up, down, around = _parts(numbers, sizes, dense, stream, chip)
     found = fit.skewed if skewed and fit.skewed is not None else fit.surface
@@ -143,12 +132,12 @@ def fit_grouped(
         up, down, around = _parts((*x[:2], launch, *x[2:]), r, dense, stream, chip)
         return up + down + around
 
-    #        rate padding fixed passes: row token slot cache rate
-    start = [0.9, 4.0, 1e-5, 1.0, 1.0, 0.1, 1.0, 2.0]
-    low = [0.05, 0.1, 1e-7, 0.1, 0.05, 1e-3, 0.3, 1.0]
-    high = [1.0, 128.0, 1e-4, 5.0, 10.0, 5.0, 3.0, 8.0]
+    #        rate padding fixed passes: row token slot
+    start = [0.9, 4.0, 1e-5, 1.0, 1.0, 0.1]
+    low = [0.05, 0.1, 1e-7, 0.1, 0.05, 1e-3]
+    high = [1.0, 128.0, 1e-4, 5.0, 10.0, 5.0]
     numbers = solve_seen(predict, first, KEYS, start, low, high)
-    rate, padding, fixed, row_passes, token_passes, slot_passes, cache, cache_rate = map(float, numbers)
+    rate, padding, fixed, row_passes, token_passes, slot_passes = map(float, numbers)
 
     def correct(name: str | None) -> Surface | None:
         """The surface of balanced rows, or that of all others."""
@@ -165,17 +154,16 @@ def fit_grouped(
         return surface(correction.fit_surface(SURFACE, design.tocsr(), missed, formula, rising=(0,)))
 
     def formula(sizes: tuple[Array, ...]) -> Array:
-        """Seconds of one product at nodes, in a step and repeated."""
+        """Seconds of one product at nodes."""
         mean, active, n, k = sizes
-        repeated = dense._replace(cache_bytes=0.5 * cache * chip.l2, cache_rate=cache_rate)
-        ways = (GroupedRates(one, rate, padding, launch) for one in (dense, repeated))
-        return np.stack([grouped_seconds(mean * active, active, n, k, one, active=active) for one in ways])
+        rates = GroupedRates(dense, rate, padding, launch)
+        return grouped_seconds(mean * active, active, n, k, rates, active=active)
 
     unknown = provenance(first, KEYS, first["seconds"], source, library)
     fit = GroupedFit(
         rate=rate, padding=padding, launch=f"{launch!r} s", fixed=f"{fixed!r} s", row_passes=row_passes,
-        token_passes=token_passes, slot_passes=slot_passes, **of_cache(cache, cache_rate),
-        surface=correct(BALANCED), skewed=correct(None), provenance=unknown,
+        token_passes=token_passes, slot_passes=slot_passes, surface=correct(BALANCED), skewed=correct(None),
+        provenance=unknown,
     )  # fmt: skip
     errors: dict[str, Any] = {}
     for field, wanted in (("provenance", True), ("skewed_provenance", False)):

@@ -56,11 +56,6 @@ def solve_seen(
     return solve(predict, select(rows, thin(~held_out(rows, tuple(keys)))), start, low, high)
 
 
-def of_cache(cache: float, cache_rate: float) -> dict[str, float]:
-    """The two numbers of a fit's cache; none where it is no faster than memory."""
-    return {"cache": float(cache), "cache_rate": float(cache_rate)} if cache_rate > 1.001 else {}
-
-
 def nearest(rows: Table, keys: Sequence[str], scale: Array, sizes: Sequence[str]) -> Array:
     """Times of all rows from the three nearest shapes that are not held out [s]: their ratios to ``scale``.
 

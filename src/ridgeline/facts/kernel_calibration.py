@@ -72,13 +72,6 @@ class AttentionFit(Spec):
         description="time of the keys and values of one KV head of one sequence, read alone, over what it takes at the "
         "memory bandwidth: how little of the chip a decode kernel splits them over",
     )
-    cache: float = Field(
-        0.0,
-        ge=0,
-        description="share of the last-level cache in which data stay between the repeats of a benchmark; a step "
-        "reads them from memory",
-    )
-    cache_rate: float = Field(1.0, ge=1, description="bandwidth of that cache over that of the memory")
     surface: Surface | None = Field(
         None,
         description="correction over keys, sequences x KV heads, head dimension, query group and causal share "
@@ -106,12 +99,6 @@ class GroupedFit(Spec):
     slot_passes: float = Field(
         0.0, ge=0, description="passes over the activations of all routed rows of the group, its own or not"
     )
-    cache: float = Field(
-        0.0,
-        ge=0,
-        description="share of the last-level cache in which weights stay between a benchmark's repeats",
-    )
-    cache_rate: float = Field(1.0, ge=1, description="bandwidth of that cache over that of the memory")
     surface: Surface | None = Field(
         None, description="correction over rows an expert, experts, columns, depth"
     )

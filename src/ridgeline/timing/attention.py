@@ -18,7 +18,6 @@ from ridgeline.timing.rates import (
     operand,
     peak_flops_per_s,
     resolve,
-    streamed_bytes,
     tiling_cores,
     worst,
 )
@@ -82,10 +81,6 @@ class AttentionRates(NamedTuple):
     ramp: Numeric
     launch: Numeric
     solo: Numeric = 0.0
-    cache_bytes: Numeric = (
-        0.0  # that stay in the last-level cache between repeats; none do between those of a step
-    )
-    cache_rate: Numeric = 1.0
     surface: Array | None = None  # nodes on ``grid``, the last axis
     grid: Knots = PREFILL
     labels: tuple[Label, ...] = ()  # one per operator
@@ -154,15 +149,13 @@ def fit_rates(
     cores: float,
     value_bytes: float = 2.0,
     kv_bytes: float = 2.0,
-    l2_bytes: float = 0.0,
     kind: Kind = "attention",
 ) -> AttentionRates:
     """Rates of one fit on one piece of hardware, all floats."""
     return AttentionRates(
         peak_flops_per_s, bandwidth_bytes_per_s, cores, value_bytes, kv_bytes,
         fit.rate, fit.half, fit.head_half, fit.backward, fit.memory, fit.memory_half, fit.ramp, fit.launch,
-        fit.solo, fit.cache * l2_bytes, fit.cache_rate,
-        nodes(fit.surface), GRIDS[kind], (fit.provenance.label,),
+        fit.solo, nodes(fit.surface), GRIDS[kind], (fit.provenance.label,),
     )  # fmt: skip
 
 
@@ -320,8 +313,6 @@ def formula_seconds(
     work = attention_flops(1.0, rates.cores, np.minimum(q, QUERY_BLOCK), keys, head, v_dim, backward=backward)
     longest = work / core
     bandwidth = rates.memory * np.asarray(rates.bandwidth_bytes_per_s)
-    if np.any(rates.cache_bytes):
-        traffic = streamed_bytes(traffic, rates.cache_bytes, rates.cache_rate)
     memory = (traffic + rates.memory_half) / bandwidth
     both = np.square(np.square(compute)) + np.square(np.square(longest)) + np.square(np.square(memory))
     if np.any(rates.solo):

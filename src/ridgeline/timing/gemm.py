@@ -11,16 +11,7 @@ import numpy as np
 from ridgeline.facts.chip import Chip
 from ridgeline.facts.kernel_calibration import GemmFit, KernelSet
 from ridgeline.facts.observation import Label
-from ridgeline.timing.rates import (
-    Array,
-    Numeric,
-    column,
-    operand,
-    peak_flops_per_s,
-    resolve,
-    streamed_bytes,
-    tiling_cores,
-)
+from ridgeline.timing.rates import Array, Numeric, column, operand, peak_flops_per_s, resolve, tiling_cores
 from ridgeline.timing.surface import count, factor, knots, nodes, stacked
 
 #: Output tiles (rows, columns) a library chooses from; the best one is taken per shape.
@@ -57,10 +48,6 @@ class GemmRates(NamedTuple):
     ramp: Numeric
     splitk: Numeric
     droop: Numeric
-    cache_bytes: Numeric = (
-        0.0  # that stay in the last-level cache between repeats; none do between those of a step
-    )
-    cache_rate: Numeric = 1.0
     surface: Array | None = None  # nodes on `SURFACE`, the last axis
     labels: tuple[Label, ...] = ()  # one per operator
 
@@ -98,7 +85,7 @@ def fit_rates(
     return GemmRates(
         peak_flops_per_s, bandwidth_bytes_per_s, cores, in_bytes, out_bytes,
         fit.rate, fit.tile, fit.memory, fit.memory_half, fit.launch, fit.l2, fit.ramp, fit.splitk, fit.droop,
-        surface=nodes(fit.surface), labels=(fit.provenance.label,),
+        nodes(fit.surface), (fit.provenance.label,),
     )  # fmt: skip
 
 
@@ -206,8 +193,6 @@ def formula_seconds(m: Numeric, n: Numeric, k: Numeric, batch: Numeric, rates: G
     shape = np.broadcast_shapes(m.shape, n.shape, k.shape, batch.shape, np.shape(rates.rate))
     products = m * n * batch
     traffic = rates.in_bytes * (k * (m + n) * batch) + rates.out_bytes * products
-    if np.any(rates.cache_bytes):
-        traffic = streamed_bytes(traffic, rates.cache_bytes, rates.cache_rate)
     memory = (traffic + rates.memory_half) / (rates.memory * np.asarray(rates.bandwidth_bytes_per_s))
     floor = np.square(np.square(memory))
     parts = np.minimum(k / SPLIT_DEPTH, SPLIT_MOST)

@@ -101,23 +101,6 @@ def worst(*labels: Label) -> Label:
     return max(labels, key=_WORST.index)
 
 
-def streamed_bytes(traffic: Numeric, cache_bytes: Numeric, cache_rate: Numeric) -> Array:
-    """Bytes of ``traffic`` as the memory would have to move them in the time that memory and cache take [byte].
-
-    ::
-
-        hit      = 1 / (1 + (traffic / cache)^4)
-        streamed = traffic (1 - hit (1 - 1 / cache_rate))
-
-    A benchmark repeats one kernel on the same data: what fits in the last-level cache (``cache_bytes``) is read from
-    there, ``cache_rate`` times as fast as from memory. Never falls as traffic grows. Without a cache it is ``traffic``.
-    """
-    traffic = np.asarray(traffic, dtype=np.float64)
-    cache = np.square(np.square(np.asarray(cache_bytes, dtype=np.float64)))
-    hit = cache / (cache + np.square(np.square(traffic)))
-    return np.asarray(traffic * (1.0 - hit * (1.0 - 1.0 / np.asarray(cache_rate, dtype=np.float64))))
-
-
 def column(values: Sequence[float]) -> Array:
     """Values per operator as ``[operators, 1]``, to broadcast against ``[operators, plans]``."""
     return np.array(values, dtype=np.float64).reshape(-1, 1)
