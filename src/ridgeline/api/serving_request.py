@@ -23,7 +23,7 @@ from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.engine import Engine
 from ridgeline.facts.request_files import RequestFile, read_requests
-from ridgeline.facts.serving import ACCEPTANCE, Adapters, Layout, Precision
+from ridgeline.facts.serving import ACCEPTANCE, DRAFT_ACCEPTANCE, Adapters, Layout, Precision
 from ridgeline.facts.traffic_files import ENDINGS, read_traffic
 from ridgeline.sim.serving.fleet import Operation
 from ridgeline.sim.serving.traffic import requests_of
@@ -80,6 +80,7 @@ def serving_request(
     speculate: bool | Sequence[float] | str | None = None,
     settings: Iterable[str] = (),
     replicas: int | str | None = None,
+    draft: str | Path | Architecture | None = None,
     adapters: int | str | None = None,
     adapter_rank: int | str | None = None,
     **degrees: Any,
@@ -102,6 +103,7 @@ def serving_request(
             where the model has such layers, unless this is False.
         settings: ``path=value`` changes of any field of model, chip, cluster or engine.
         replicas: of one pool; as many as the chips hold, or as a rate needs, when left out.
+        draft: a smaller model of the same vocabulary that drafts instead, as ``model``.
         adapters, adapter_rank: low-rank adapters that all stay on the chips, and their rank [16].
         degrees: ``tp, pp, ep, dp, cp``; those left out are searched. Also what `serving_operation.operation` takes.
 
@@ -125,10 +127,12 @@ def serving_request(
             raise InputError(
                 f"replicas = {replicas}: goes with one pool of engines; leave it out with disaggregated"
             )
+    smaller = None if draft is None or speculate is False else _draft(draft, architecture)
     space = ServingSpace(
         fixed=fixed,
         engines=engines,
-        acceptance=_acceptance(speculate, architecture),
+        acceptance=_acceptance(speculate, architecture, smaller),
+        draft=smaller,
         adapters=_adapters(adapters, adapter_rank),
     )
     _check_formats(fixed, chip)
@@ -258,14 +262,27 @@ def _engine(given: str | Engine, chip: Chip) -> Engine:
     return found
 
 
-def _acceptance(speculate: Any, architecture: Architecture) -> tuple[float, ...]:
+def _draft(given: str | Path | Architecture, architecture: Architecture) -> Architecture:
+    found = find_model(given)
+    if found.vocab != architecture.vocab:
+        raise InputError(
+            f"draft = {found.name}: its vocabulary has {found.vocab:,} entries, that of {architecture.name} "
+            f"{architecture.vocab:,}; a draft model shares the vocabulary"
+        )
+    return found
+
+
+def _acceptance(speculate: Any, architecture: Architecture, draft: Architecture | None) -> tuple[float, ...]:
     if speculate is False or speculate == "":
         return ()
-    if not architecture.mtp:
+    if draft is not None and (speculate is None or speculate is True):
+        return DRAFT_ACCEPTANCE
+    if not architecture.mtp and draft is None:
         if speculate is None:
             return ()
         raise InputError(
-            f"speculate: {architecture.name} ships no prediction layers (mtp) to draft with; leave it out"
+            f"speculate: {architecture.name} ships no prediction layers (mtp) to draft with; leave it out, or name a "
+            "draft model"
         )
     if speculate is True or speculate is None:
         return ACCEPTANCE

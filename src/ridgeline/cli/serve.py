@@ -18,7 +18,7 @@ NAMES = (
     "on", "chips", "isl", "osl", "rate", "concurrency", "trace", "ttft", "tpot", "percentile",
     "precision", "experts", "kv", "chunk", "max_seqs", "disaggregated", "tp", "pp", "ep", "dp", "cp",
     "replicas", "router", "min_replicas", "scale_at", "scale_every", "cold_start", "fail", "on_failure", "timeout",
-    "urgent", "kv_tier", "preemption", "prefix_cache", "adapters", "adapter_rank",
+    "urgent", "kv_tier", "preemption", "prefix_cache", "draft", "adapters", "adapter_rank",
 )  # fmt: skip
 
 
@@ -102,7 +102,13 @@ def serve(
     ] = None,
     acceptance: Annotated[
         str | None,
-        typer.Option(metavar="P,P,..", help="chance that each draft is accepted [0.85,0.7,0.6]"),
+        typer.Option(
+            metavar="P,P,..", help="chance that each draft is accepted [0.85,0.7,0.6; 0.7 each of --draft]"
+        ),
+    ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="smaller model of the same vocabulary that drafts, like MODEL"),
     ] = None,
     adapters: Annotated[
         str | None, typer.Option(metavar="N", help="low-rank adapters that requests choose among [none]")

@@ -42,13 +42,15 @@ class ServingSpace:
 
     ``fixed`` holds fields of `Layout`, and ``precision``, ``experts``, ``kv`` (names of formats), ``chunk``,
     ``max_seqs`` and ``replicas``. ``engines`` are names or values; none = those that run on the chip. ``acceptance``
-    adds speculation by the model's own prediction layers, of one to so many drafts. All serve ``adapters``.
+    adds speculation by the model's own prediction layers, of one to so many drafts, or by the ``draft`` model. All
+    serve ``adapters``.
     """
 
     fixed: dict[str, Any] = field(default_factory=dict)
     engines: tuple[Engine | str, ...] = ()
     acceptance: tuple[float, ...] = ()
     adapters: Adapters = field(default_factory=Adapters)
+    draft: Architecture | None = None
 
     def bases(self, architecture: Architecture, chip: Chip, cluster: Cluster) -> Iterator[Service]:
         """One service per engine, whose layout and formats are still to be chosen."""
@@ -70,11 +72,12 @@ class ServingSpace:
         return [default_cache(dataclasses.replace(one, kv=kv), base.engine) for one in found]
 
     def speculations(self, architecture: Architecture) -> list[Speculation]:
-        """One to all drafts by the prediction layers that the model ships; none without them."""
-        if not architecture.mtp:
+        """One to all drafts by a smaller model or the prediction layers that the model ships; none without either."""
+        if self.draft is None and not architecture.mtp:
             return []
+        method = "mtp" if self.draft is None else "draft"
         return [
-            Speculation(method="mtp", acceptance=self.acceptance[:n])
+            Speculation(method=method, acceptance=self.acceptance[:n], draft=self.draft)
             for n in range(1, len(self.acceptance) + 1)
         ]
 
@@ -114,6 +117,8 @@ class ServingSpace:
                     limits = dataclasses.replace(one.limits, max_batched_tokens=chunk)
                     yield one.replace(precision=precision, limits=limits)
             for speculation in self.speculations(one.architecture):
+                if self.draft is not None and wrong(self.draft, precision, one.layout):
+                    continue  # these ranks cannot share the smaller model
                 yield one.replace(precision=precision, speculation=speculation)
 
 

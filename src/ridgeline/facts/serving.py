@@ -16,6 +16,8 @@ from ridgeline.facts.kernel_calibration import KernelSet
 #: Chance that the first, second and third draft of multi-token prediction is accepted: an assumption. DeepSeek
 #: reports 0.85 to 0.9 for the first (arXiv:2412.19437, section 5.4.3); later ones are guessed to fall.
 ACCEPTANCE = (0.85, 0.7, 0.6)
+#: The same of a smaller model of the same family: arXiv:2211.17192, table 3, has 0.53 to 0.75 for small drafters.
+DRAFT_ACCEPTANCE = (0.7, 0.7, 0.7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

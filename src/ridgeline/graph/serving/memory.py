@@ -78,10 +78,15 @@ def memory(service: Service) -> Memory:
     weights = weight_bytes(
         service.architecture, service.layout, service.precision, service.speculation.method
     ) + adapter_bytes(service)
+    token, request, windowed = cache_bytes(service.architecture, service.layout, service.precision)
+    speculation = service.speculation
+    if speculation.method == "draft" and speculation.draft is not None:  # a model with a cache of its own
+        weights += weight_bytes(speculation.draft, service.layout, service.precision)
+        own = cache_bytes(speculation.draft, service.layout, service.precision)
+        token, request, windowed = token + own[0], request + own[1], (*windowed, *own[2])
     activations = activation_bytes(service)
     used = weights + activations + engine.graph_bytes + engine.reserve
     kv = fraction * capacity - used if engine.memory_of == "total" else fraction * (capacity - used)
-    token, request, windowed = cache_bytes(service.architecture, service.layout, service.precision)
     return Memory(
         weights, activations, engine.graph_bytes, engine.reserve, kv, capacity, token, request, windowed
     )

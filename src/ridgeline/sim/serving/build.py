@@ -56,10 +56,22 @@ def with_drafts(plain: StepTable, service: Service) -> StepTable:
     knots = _tile_knots(plain.max_tokens, times.expert_edges(plain.max_tokens))
     extra = _draft_seconds(service, knots, plain.max_tokens)
     decode_s, longest_s = _decode_tables(times, plain.max_seqs, plain.contexts)
+    prefills, prefill_s = plain.tokens_s[1], plain.prefill_s
+    smaller = _smaller(service)
+    if smaller is not None:  # it reads prompts too, and its own cache once for each draft
+        widest = int(np.argmax(times.windows))
+        for reach in smaller.windows:
+            seen = np.minimum(plain.contexts, reach)[None, :]
+            batches = np.arange(1.0, plain.max_seqs + 1.0)[:, None]
+            decode_s[widest, 1:] += drafts * smaller.decode_seconds(batches, seen, reach)
+        own = smaller.rows_seconds(knots, "token", prefill=True)
+        prefills = prefills + np.interp(np.arange(plain.max_tokens + 1.0), np.r_[0.0, knots], np.r_[0.0, own])
+        prefill_s = prefill_s + _seconds_per_pair(smaller, plain.prefill_q, plain.prefill_kv)
     _, tokens_j, _, _ = _energy(service, plain.max_tokens)
     return replace(
         plain,
-        tokens_s=np.stack([plain.tokens_s[0] + extra, plain.tokens_s[1]]),
+        tokens_s=np.stack([plain.tokens_s[0] + extra, prefills]),
+        prefill_s=prefill_s,
         rows_s=plain.rows_s * (1.0 + drafts),  # drafts are verified with logits of their own
         decode_s=decode_s,
         longest_s=longest_s,
@@ -314,12 +326,18 @@ def _group_tokens(times: StepTimes, knots: FloatArray, every: FloatArray) -> Flo
     return together
 
 
+def _smaller(service: Service) -> StepTimes | None:
+    """The model that drafts, without drafts of its own; None where prediction layers do, or nothing."""
+    if service.speculation.method != "draft" or service.speculation.draft is None:
+        return None
+    return StepTimes(service.replace(architecture=service.speculation.draft, speculation=Speculation()))
+
+
 def _draft_seconds(service: Service, knots: FloatArray, most: int) -> FloatArray:
     """Seconds that drafting adds to a decode step ``[most + 1]`` by its tokens (each request has 1 + drafts)."""
-    drafts, speculation = service.speculation.drafts, service.speculation
-    if speculation.method == "draft" and speculation.draft is not None:
-        smaller = service.replace(architecture=speculation.draft)
-        times = StepTimes(smaller)
+    drafts, smaller = service.speculation.drafts, _smaller(service)
+    if smaller is not None:
+        times = smaller
     else:
         layers = mtp_blocks(
             service.architecture, service.layout, service.precision,
