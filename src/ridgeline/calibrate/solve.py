@@ -56,6 +56,13 @@ def solve_seen(
     return solve(predict, select(rows, thin(~held_out(rows, tuple(keys)))), start, low, high)
 
 
+def loss_seen(predict: Predict, rows: Table, keys: Sequence[str], numbers: Array) -> float:
+    """What `solve_seen` minimises, at ``numbers``."""
+    seen = select(rows, thin(~held_out(rows, tuple(keys))))
+    error = np.log(predict(numbers, seen) / seen["seconds"]) * seen.get("weight", 1.0) / SOFT_ERROR
+    return float(np.sum(np.sqrt(1.0 + np.square(error))))
+
+
 def nearest(rows: Table, keys: Sequence[str], scale: Array, sizes: Sequence[str]) -> Array:
     """Times of all rows from the three nearest shapes that are not held out [s]: their ratios to ``scale``.
 
