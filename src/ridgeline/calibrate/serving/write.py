@@ -8,6 +8,8 @@ from pathlib import Path
 from ridgeline.calibrate.serving.fit import NUMBERS, EngineFit
 
 _UNITS = {row[0]: row[1] for row in NUMBERS}
+#: Below this in its unit a number stands at its lower bound of nothing.
+NONE = 1e-3
 _LINE = r"^{name}:[^#\n]*?(?P<note>[ \t]*#.*)?$"
 
 
@@ -22,7 +24,8 @@ def write(fits: list[EngineFit], directory: Path) -> list[Path]:
         path = directory / "engines" / f"{fit.engine}.yaml"
         text = path.read_text(encoding="utf-8")
         for name, value in fit.numbers.items():
-            text = _set(text, name, f"{value:.4g} {_UNITS[name]}".strip())
+            shown = f"{value:.4g}" if value >= NONE else "0"
+            text = _set(text, name, f"{shown} {_UNITS[name]}".strip())
         text = _set(text, "spread", f"{fit.spread:.3g}")
         text = _set(text, "rows", str(fit.rows))
         path.write_text(text, encoding="utf-8")
