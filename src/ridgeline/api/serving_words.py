@@ -164,14 +164,19 @@ def check_lines(found: Check, target: Target, load: Load, rate: float | None) ->
     if rate is not None:
         what = "within the target" if target.given else "without a queue that grows"
         lines.append(
-            f"Largest rate {what}, Poisson arrivals: {rate_words(rate)} on {found.plan.chips:,} chips"
+            f"Largest rate {what}, Poisson arrivals: {rate_words(rate)} on {chips_words(found.plan.chips)}"
             if rate > 0.0
             else "Under Poisson arrivals no rate keeps the target"
         )
         if load.rate is not None and rate > 0.0:
             needed = chips_needed(found.plan, load.rate, rate)
-            lines.append(f"{rate_words(load.rate)} need {needed:,} chips of this plan")
+            lines.append(f"{rate_words(load.rate)} need {chips_words(needed)} of this plan")
     return lines
+
+
+def chips_words(count: int) -> str:
+    """``1 chip``, ``16 chips``."""
+    return f"{count:,} chip{'' if count == 1 else 's'}"
 
 
 def replicas_up(found: Check) -> float | None:
