@@ -45,7 +45,8 @@ class Layout:
         return self.tp * self.dp // self.ep
 
     def to_dict(self) -> dict[str, int]:
-        return dataclasses.asdict(self)
+        """By hand: a search orders tens of thousands of plans by these words, and ``asdict`` copies deeply."""
+        return {"tp": self.tp, "pp": self.pp, "ep": self.ep, "dp": self.dp, "cp": self.cp}
 
     def __str__(self) -> str:
         said = [f"{name}{value}" for name, value in self.to_dict().items() if value > 1]

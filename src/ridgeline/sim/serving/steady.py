@@ -185,6 +185,7 @@ def closed_loop(table: StepTable, isl: float, osl: float, users: float) -> Stead
     running = max(running, min(each, 1.0))
     decodes, tpot, first, added, step, between = running, 0.0, 0.0, 0.0, 0.0, 0.0
     context = isl + osl / 2.0
+    before: tuple[float, float] | None = None  # decodes of the round before, and how far they were off
     for _ in range(_ROUNDS):
         step = decode_step_s(table, max(decodes, 1.0), context, isl + osl)
         steps = max(osl - 1.0, 1.0) / made  # of one request
@@ -204,9 +205,11 @@ def closed_loop(table: StepTable, isl: float, osl: float, users: float) -> Stead
         )
         share = tpot * (osl - 1.0) / (tpot * (osl - 1.0) + first) if osl > 1 else 0.0
         target = max(running * share, min(running, 1e-3))
-        if abs(target - decodes) < _CLOSE * max(target, 1e-3):
+        off = target - decodes
+        if abs(off) < _CLOSE * max(target, 1e-3):
             break
-        decodes = 0.5 * (decodes + target)
+        at, decodes = decodes, _nearer(decodes, off, before, running)
+        before = at, off
     life = tpot * (osl - 1.0) + first + table.frontend_s
     rate = running / life * lanes
     waiting = max(each - running, 0.0) * lanes
@@ -216,6 +219,15 @@ def closed_loop(table: StepTable, isl: float, osl: float, users: float) -> Stead
         running=running * lanes, waiting=waiting,
         output_tokens_per_s=rate * osl, prefill_share=1.0 - step / between if between > 0 else 0.0, limit=limit,
     )  # fmt: skip
+
+
+def _nearer(decodes: float, off: float, before: tuple[float, float] | None, most: float) -> float:
+    """The next guess of a fixed point: the secant's, or half-way where that leads away or out of bounds."""
+    if before is not None and off != before[1]:
+        step = -off * (decodes - before[0]) / (off - before[1])
+        if step * off > 0.0 and 0.0 < decodes + step <= most:
+            return decodes + step
+    return decodes + 0.5 * off
 
 
 def _extra(table: StepTable) -> float:
