@@ -72,7 +72,7 @@ def test_launch_files_load_them(engine: str, said: list[str]) -> None:
     launch = found.emit()
     assert all(words in launch for words in said)
     assert found.labels["adapters"] == "bound"
-    assert any("4 adapters of rank 32" in note for note in found.all_notes)
+    assert any("adapters: 4 of rank 32" in note for note in found.all_notes)
 
 
 def test_wrong_ranks_are_refused() -> None:

@@ -259,7 +259,7 @@ def _assumptions(result: ServingResult) -> list[str]:
         )
     if one.adapters.count:
         notes.append(
-            f"{one.adapters.count} adapters of rank {one.adapters.rank} stay on the chips and are asked for evenly; "
+            f"adapters: {one.adapters.count} of rank {one.adapters.rank} stay on the chips and are asked for evenly; "
             "they change attention and dense layers, not routed experts; their time is a bound by bytes and FLOPs"
         )
     if plan.prefill is not None:

@@ -18,10 +18,10 @@ WIDTH, HEIGHT = 860, 420
 #: Left, top, width and height of the two panels.
 _SCATTER = (62, 34, 340, 330)
 _CURVES = (480, 34, 350, 330)
-_MOST = 0.6  # largest error on the curves
+MOST = 0.6  # largest error on the curves
 
 #: Share, name, class of its marks; drawn in this order, so that unseen families lie on top.
-_SHARES = (
+SHARES = (
     ("fit", "fitted on", "fit"),
     ("test-config", "unseen configurations", "config"),
     ("test-family", "unseen families", "family"),
@@ -88,7 +88,7 @@ def _scatter(rows: Sequence[Row]) -> list[str]:
         line = f"M{x(start):.1f} {y(start * factor):.1f}L{x(end):.1f} {y(end * factor):.1f}"
         parts.append(f'<path class="{style}" d="{line}"/>')
     line_y = top + 18
-    for share, name, style in _SHARES:
+    for share, name, style in SHARES:
         points = [
             f"M{x(row.case.step_time_s):.1f} {y(row.predicted_s):.1f}h0"
             for row in rows
@@ -110,8 +110,8 @@ def _curves(rows: Sequence[Row]) -> list[str]:
         up = top + height * (1 - tenth / 10)
         parts.append(f'<path class="ax" d="M{left} {up:.1f}h{width}"/>')
         parts.append(_text(left - 8, up + 4, f"{10 * tenth} %", "s", "end"))
-    for percent in range(0, int(100 * _MOST) + 1, 10):
-        across = left + width * percent / (100 * _MOST)
+    for percent in range(0, int(100 * MOST) + 1, 10):
+        across = left + width * percent / (100 * MOST)
         parts.append(f'<path class="ax" d="M{across:.1f} {top}v{height}"/>')
         parts.append(_text(across, top + height + 17, f"{percent} %", "s", "middle"))
     parts.append(_text(left + width / 2, top + height + 36, "error of the step time", "s", "middle"))
@@ -123,7 +123,7 @@ def _curves(rows: Sequence[Row]) -> list[str]:
             f"l {style}{' thin' if share == 'fit' else ''}",
             _errors([r for r in rows if r.case.split == share]),
         )
-        for share, name, style in _SHARES
+        for share, name, style in SHARES
     ]
     lines += [
         (f"{name}, unseen families", f"l thin {style}", np.abs(np.array(times) / measured - 1.0))
@@ -147,11 +147,11 @@ def _curves(rows: Sequence[Row]) -> list[str]:
 def _rising(errors: NDArray[np.float64]) -> str:
     """Path of the cumulative share over the error, cut at the right edge."""
     left, top, width, height = _CURVES
-    grid = np.linspace(0.0, _MOST, 61)
+    grid = np.linspace(0.0, MOST, 61)
     known = np.sort(errors[np.isfinite(errors)])
     shares = np.searchsorted(known, grid, side="right") / errors.size
     points = [
-        f"{left + width * e / _MOST:.1f} {top + height * (1 - s):.1f}"
+        f"{left + width * e / MOST:.1f} {top + height * (1 - s):.1f}"
         for e, s in zip(grid, shares, strict=True)
     ]
     return "M" + "L".join(points)

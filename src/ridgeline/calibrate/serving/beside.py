@@ -15,6 +15,7 @@ REMEDIES = catalog.BUILT_IN / "serving_remedies.yaml"
 
 
 def tried() -> str:
+    """The remedies tried against each miss, as Markdown."""
     return f"""## What was tried against misses
 
 Changes were judged on the fit share or taken from sources. Figures are medians of absolute errors on the fit share
@@ -24,6 +25,7 @@ unless they say otherwise, before and after that change alone.
 
 
 def engine_numbers() -> str:
+    """Every fitted number of every engine that rows inform, with its unit and meaning, as Markdown."""
     engines = [catalog.engine(name) for name in catalog.names("engines")]
     headers = ["engine", *(f"`{row[0]}`" for row in NUMBERS), "`spread`", "rows"]
     rows = [
@@ -61,6 +63,7 @@ def _number(engine: Engine, name: str, unit: str) -> str:
 
 
 def other_tools(board: ServingBoard) -> str:
+    """What other tools report of themselves beside the test shares of ``board``, as Markdown."""
     tests = [row for row in board.headline if row.case.split in TESTS and row.kind in ("dense", "moe")]
     parts = by(tests, [row.metric for row in tests])
     tpot, ttft, rate = (board.part(parts.get(name, [])) for name in ("tpot", "ttft", "output_tokens_per_s"))

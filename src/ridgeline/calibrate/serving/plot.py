@@ -13,18 +13,12 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline.calibrate.plot import MOST, SHARES
 from ridgeline.calibrate.serving.replay import Compared, Counts, Replay
 from ridgeline.calibrate.serving.score import ServingRow
 
 FloatArray = NDArray[np.float64]
 WIDTH = 860
-_MOST = 0.6  # largest error on the curves
-#: Share, name, class of its marks; drawn in this order, so that unseen families lie on top.
-_SHARES = (
-    ("fit", "fitted on", "fit"),
-    ("test-config", "unseen configurations", "config"),
-    ("test-family", "unseen families", "family"),
-)
 _STYLE = """
 text{font:12px system-ui,sans-serif;fill:#3a3f47}.h{font-weight:600}.s{font-size:11px;fill:#5a616b}
 .card{fill:#fff}path{fill:none}.ax{stroke:#c9ced6}.one{stroke:#5a616b}.band{stroke:#9aa1ab;stroke-dasharray:4 4}
@@ -115,7 +109,7 @@ def _scatter(rows: Sequence[ServingRow]) -> list[str]:
             f'L{panel.x(end):.1f} {panel.y(end + shift):.1f}"/>'
         )
     line = panel.top + 18
-    for share, name, style in _SHARES:
+    for share, name, style in SHARES:
         points = [
             f"M{panel.x(math.log10(1e3 * row.measured)):.1f} {panel.y(math.log10(1e3 * row.predicted)):.1f}h0"
             for row in rows
@@ -130,19 +124,19 @@ def _scatter(rows: Sequence[ServingRow]) -> list[str]:
 
 
 def _errors(rows: Sequence[ServingRow]) -> list[str]:
-    panel = Panel(480, 34, 350, 330, (0.0, _MOST), (0.0, 1.0))
+    panel = Panel(480, 34, 350, 330, (0.0, MOST), (0.0, 1.0))
     parts = panel.frame("Share of points within an error", "error of the time between tokens")
     parts += panel.ticks(np.arange(0.0, 0.61, 0.1), np.arange(0.0, 1.01, 0.2), _percent, _percent)  # type: ignore[arg-type]
     lines = [
         (name, style, np.abs([row.rel_err for row in rows if row.case.split == share]))
-        for share, name, style in reversed(_SHARES)
+        for share, name, style in reversed(SHARES)
     ]
     unseen = [row for row in rows if row.case.split == "test-family"] or list(rows)
     near = np.abs([row.neighbour / row.measured - 1.0 for row in unseen])
     lines.append(("nearest points, unseen families", "near thin", near))
     shown = [line for line in lines if line[2].size]
     place = panel.top + panel.height - 17 * len(shown)
-    grid = np.linspace(0.0, _MOST, 121)
+    grid = np.linspace(0.0, MOST, 121)
     for name, style, errors in shown:
         counts = np.searchsorted(np.sort(errors[np.isfinite(errors)]), grid, side="right")
         parts.append(panel.line(grid, counts / errors.size, style))

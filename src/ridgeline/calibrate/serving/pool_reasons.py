@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ridgeline.calibrate.serving.cases import ServingCase
 from ridgeline.calibrate.serving.pools import pools_of
-from ridgeline.calibrate.serving.reasons import APART
+from ridgeline.calibrate.serving.reasons import APART, KERNELS, apart
 from ridgeline.calibrate.serving.score import ServingRow
 from ridgeline.insight.serving_labels import labels_of
-
-_KERNELS = ("linear layers", "attention", "latent attention", "experts")
 
 
 @dataclass(frozen=True)
@@ -24,11 +21,7 @@ class PoolReasons:
     @classmethod
     def of(cls, rows: Iterable[ServingRow]) -> PoolReasons:
         """The repeats among ``rows``."""
-        found: dict[object, list[float]] = defaultdict(list)
-        for row in rows:
-            if row.metric == "tpot":
-                found[_load(row.case)].append(row.measured)
-        return cls({key: max(values) / min(values) for key, values in found.items()})
+        return cls(apart(rows, _load))
 
     def words(self, row: ServingRow) -> str:
         """The first reason that holds, or nothing."""
@@ -45,7 +38,7 @@ class PoolReasons:
                 "attention data parallelism without expert parallelism is stated, which recipes do not have"
             )
         labels = labels_of(decode)
-        lent = [part for part in _KERNELS if labels.get(part) == "transferred"]
+        lent = [part for part in KERNELS if labels.get(part) == "transferred"]
         if lent:
             return f"kernels transferred from a relative: {', '.join(lent)}"
         domain = decode.cluster.tiers[0].size or 1

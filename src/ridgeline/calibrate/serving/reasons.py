@@ -7,7 +7,7 @@ model or a source.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ridgeline.calibrate.serving.cases import ServingCase
@@ -22,7 +22,16 @@ NEAR_PEAK = 0.45
 APART = 1.25
 #: Tokens in over tokens out beyond which the moments at which prompts enter set the time between tokens.
 LONG_PROMPTS = 10.0
-_KERNELS = ("linear layers", "attention", "latent attention", "experts")
+KERNELS = ("linear layers", "attention", "latent attention", "experts")
+
+
+def apart(rows: Iterable[ServingRow], load: Callable[[ServingCase], object]) -> dict[object, float]:
+    """Largest over smallest measured time between tokens of repeats, by what ``load`` says that they share."""
+    found: dict[object, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.metric == "tpot":
+            found[load(row.case)].append(row.measured)
+    return {key: max(values) / min(values) for key, values in found.items()}
 
 
 @dataclass(frozen=True)
@@ -34,11 +43,7 @@ class Reasons:
     @classmethod
     def of(cls, rows: Iterable[ServingRow]) -> Reasons:
         """The repeats among ``rows``."""
-        found: dict[object, list[float]] = defaultdict(list)
-        for row in rows:
-            if row.metric == "tpot":
-                found[_load(row.case)].append(row.measured)
-        return cls({key: max(values) / min(values) for key, values in found.items()})
+        return cls(apart(rows, _load))
 
     def words(self, row: ServingRow) -> str:
         """The first reason that holds, or nothing."""
@@ -74,7 +79,7 @@ class Reasons:
         if row.regime == "near saturation":
             found.append("near saturation: a small error of the capacity becomes a queue")
         labels = labels_of(service)
-        lent = [part for part in _KERNELS if labels.get(part) == "transferred"]
+        lent = [part for part in KERNELS if labels.get(part) == "transferred"]
         if lent:
             found.append(f"kernels transferred from a relative: {', '.join(lent)}")
         if not month:
