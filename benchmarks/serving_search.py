@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from machine import RIDGELINE, Figure, process_seconds, seconds, show
 
+from ridgeline.explore.serving_loads import table_of
 from ridgeline.explore.serving_plan import Load, Target
-from ridgeline.explore.serving_search import ServingSearch, search, table_of
+from ridgeline.explore.serving_search import ServingSearch, search
 from ridgeline.explore.serving_space import ServingSpace
 from ridgeline.facts import catalog
 from ridgeline.facts.services import service

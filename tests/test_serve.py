@@ -18,8 +18,9 @@ import ridgeline as rl
 from ridgeline.cli.main import main
 from ridgeline.explore import serving_check, serving_effects, serving_pools
 from ridgeline.explore.serving_check import Pool
-from ridgeline.explore.serving_plan import Load, ServingPlan, Target
-from ridgeline.explore.serving_search import NothingFits, ServingSearch, front, search, table_of
+from ridgeline.explore.serving_loads import table_of
+from ridgeline.explore.serving_plan import Load, ServingPlan, Target, front
+from ridgeline.explore.serving_search import NothingFits, ServingSearch, search
 from ridgeline.explore.serving_space import ServingSpace, engines_of, formats, layouts, wrong
 from ridgeline.facts import catalog
 from ridgeline.facts.chip import Chip

@@ -13,8 +13,9 @@ from ridgeline.api.serving_request import ServingRequest
 from ridgeline.api.written import written
 from ridgeline.explore import serving_effects
 from ridgeline.explore.serving_check import Check
+from ridgeline.explore.serving_loads import table_of
 from ridgeline.explore.serving_plan import Load, ServingPlan, Target
-from ridgeline.explore.serving_search import ServingSearch, table_of
+from ridgeline.explore.serving_search import ServingSearch
 from ridgeline.explore.serving_space import NARROW
 from ridgeline.facts import catalog, serving_ranges
 from ridgeline.facts.architecture import Moe

@@ -13,8 +13,9 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ridgeline.explore.serving_loads import capacity, plan_of, table_of, with_replicas
 from ridgeline.explore.serving_plan import SPREAD, Load, ServingPlan, Target
-from ridgeline.explore.serving_search import ServingSearch, capacity, plan_of, table_of, with_replicas
+from ridgeline.explore.serving_search import ServingSearch
 from ridgeline.facts.requests import Requests
 from ridgeline.facts.traffic import Closed, Independent, Poisson, Slo, Traffic, UniformLength
 from ridgeline.metrics.serving import ServingMetrics, serving_metrics, tpot_s

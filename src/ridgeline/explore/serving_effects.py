@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ridgeline.explore import serving_pools as pools
+from ridgeline.explore.serving_loads import capacity, table_of
 from ridgeline.explore.serving_plan import Load, ServingPlan, Target
-from ridgeline.explore.serving_search import capacity, lacking_bytes, table_of
+from ridgeline.explore.serving_search import lacking_bytes
 from ridgeline.explore.serving_space import holds
 from ridgeline.graph.serving.memory import memory
 from ridgeline.insight.serving_sensitivity import Served, Steadily, serving_sensitivities

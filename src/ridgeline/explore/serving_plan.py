@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,3 +181,15 @@ def _service_values(one: Service) -> dict[str, Any]:
         "speculation": {"method": speculation.method, "acceptance": list(speculation.acceptance)},
         "max_batched_tokens": one.max_batched_tokens,
     }
+
+
+def front(plans: Sequence[ServingPlan]) -> list[ServingPlan]:
+    """Plans that no other beats in tokens/s of a user and tokens/s of a chip, the fastest for a user first."""
+    ordered = sorted(plans, key=lambda p: (-p.tokens_per_s_user, -p.tokens_per_s_chip, p.key))
+    kept: list[ServingPlan] = []
+    most = 0.0
+    for plan in ordered:
+        if plan.tokens_per_s_chip > most * (1.0 + 1e-9):
+            kept.append(plan)
+            most = plan.tokens_per_s_chip
+    return kept
