@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ridgeline.facts import catalog
+from ridgeline.facts.engine_kernels import engine_kernels
+from ridgeline.facts.kernel_calibration import KernelSet
 from ridgeline.facts.observation import Label
 from ridgeline.timing import attention, gemm, grouped, rates, stream
 
@@ -167,9 +169,15 @@ def test_more_work_takes_more_time_but_for_tiles(name: str, fmt: str) -> None:
 
 @pytest.mark.parametrize("name", catalog.names("libraries"))
 @pytest.mark.parametrize("kind", ["attention", "decode", "latent", "latent_decode"])
-def test_more_attention_takes_more_time_and_no_edge_jumps(name: str, kind: attention.Kind) -> None:
+@pytest.mark.parametrize("engine", ["", "vllm-2026"])
+def test_more_attention_takes_more_time_and_no_edge_jumps(
+    name: str, kind: attention.Kind, engine: str
+) -> None:
     random = np.random.default_rng(4)
-    chip, fits = catalog.chip(name), catalog.kernel_calibration(name)
+    chip, known = catalog.chip(name), catalog.calibration(name)
+    fits: KernelSet = known.kernels
+    if engine:
+        fits = engine_kernels(known, catalog.served_libraries(name), catalog.engine(engine).libraries)
     one_query, latent = kind in ("decode", "latent_decode"), kind in ("latent", "latent_decode")
     batch, kv = 2 ** random.uniform(0, 9, 4000), 2 ** random.uniform(3, 16, 4000)
     kv_heads = np.ones(4000) if kind == "latent_decode" else 2.0 ** random.integers(0, 5, 4000)

@@ -16,7 +16,7 @@ from ridgeline.calibrate import correction
 from ridgeline.calibrate.gemm_fit import gemm_rates_of
 from ridgeline.calibrate.routing import busiest
 from ridgeline.calibrate.solve import loss_seen, nearest, provenance, solve_seen
-from ridgeline.calibrate.tables import Table, held_out, select
+from ridgeline.calibrate.tables import LEAST_ROWS, Table, held_out, select
 from ridgeline.facts.chip import Chip
 from ridgeline.facts.kernel_calibration import GemmFit, GroupedFit, StreamFit
 from ridgeline.facts.surface import Surface, surface
@@ -151,6 +151,8 @@ def fit_grouped(
         if not chosen:
             return None
         rows = {key: np.concatenate([one[key] for one in chosen]) for key in chosen[0]}
+        if len(rows["seconds"]) < LEAST_ROWS:
+            return None  # too few to say more than the numbers do
         seen = select(rows, ~held_out(rows, KEYS))
         up, down, around = _parts((*numbers[:2], launch, *numbers[2:]), seen, dense, stream, chip)
         above, below = (correction.weights(SURFACE, [np.log2(a) for a in at]) for at in _points(seen))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ridgeline.calibrate.kernel_kinds import DECODES, Array, Kind, Machine
 from ridgeline.calibrate.link_kinds import KINDS, MARKS, unfold
-from ridgeline.calibrate.tables import CHIPS, TIMED
+from ridgeline.calibrate.tables import CHIPS, TIMED, opened
 from ridgeline.facts import catalog
 from ridgeline.facts.kernel_calibration import Provenance
 from ridgeline.facts.observation import Label
@@ -148,9 +148,7 @@ def detect(path: Path, columns: Sequence[str]) -> str:
 
 def _phase(path: Path, name: str) -> str:
     """Prefill or decode: the columns are the same, the operator's name tells."""
-    import pyarrow.parquet as parquet
-
-    file = parquet.ParquetFile(path)
+    file = opened(path)
     if "op_name" not in file.schema_arrow.names:
         raise TableError(f"{path}: a table of attention needs the column op_name too (context or generation)")
     first = next(file.iter_batches(1, columns=["op_name"]), None)
@@ -159,14 +157,10 @@ def _phase(path: Path, name: str) -> str:
 
 
 def _open(path: Path) -> Any:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise ImportError("reading kernel tables needs pyarrow: pip install 'ridgeline[kernels]'") from error
     with path.open("rb"):  # a missing or forbidden file says so in the system's own words
         pass
     try:
-        file = parquet.ParquetFile(path)
+        file = opened(path)
     except (ValueError, OSError) as error:
         raise TableError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
     try:

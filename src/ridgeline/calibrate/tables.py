@@ -1,13 +1,14 @@
 """Kernel timing tables: how rows are read, grouped by library and split.
 
 A table is a mapping of column name to NumPy array. Latency is in milliseconds as published; everything
-here is in seconds. Parquet is read with pyarrow, imported only when a file is read.
+here is in seconds. Parquet, and CSV with the same columns, is read with pyarrow, imported only when a file is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ QUANTISED = ("fp8", "fp8-block", "nvfp4", "mxfp8", "mxfp4")
 TIMED = ("device", "graph")
 HELD_OUT = 0.3
 MOST_ROWS = 2500
-#: A library with fewer rows than this is priced by another one's fit.
+#: A library with fewer rows than this is priced by another one's fit, unless the whole table of the chip is that short.
 LEAST_ROWS = 100
 
 
@@ -51,21 +52,34 @@ class Group:
     rows: dict[str, NDArray[Any]]
 
     def source(self, table: str) -> str:
-        """Where the numbers come from, for a provenance line."""
+        """Where the numbers come from, for a provenance line: the table's own column ``source``, if it has one."""
+        if "source" in self.rows:
+            return str(self.rows["source"][0])
         return f"aiconfigurator {table} {self.version}"
 
 
-def read(path: Path) -> dict[str, NDArray[Any]]:
-    """Columns of one parquet file; text as dictionary codes would do, so equal words are one object.
+def opened(path: Path) -> Any:
+    """A file of a table as pyarrow's ``ParquetFile``; CSV, which is for short tables, is turned into one in memory.
 
     Raises:
         ImportError: pyarrow is absent; the message says what to install.
+        ValueError, OSError: it is neither, as pyarrow says.
     """
     try:
+        import pyarrow.csv
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise ImportError("reading kernel tables needs pyarrow: pip install 'ridgeline[kernels]'") from error
-    table = parquet.read_table(path)
+    if path.suffix != ".csv":
+        return parquet.ParquetFile(path)
+    held = BytesIO()
+    parquet.write_table(pyarrow.csv.read_csv(path), held)
+    return parquet.ParquetFile(held)
+
+
+def read(path: Path) -> dict[str, NDArray[Any]]:
+    """Columns of one table; text as dictionary codes would do, so equal words are one object. Raises as `opened`."""
+    table = opened(path).read()
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
@@ -92,7 +106,7 @@ def groups(table: Table, chip: str, dtype_columns: tuple[str, ...]) -> Iterator[
     for one in np.unique(code):
         index = np.flatnonzero(code == one)
         named = [str(rows[word][index[0]]) for word in words]
-        if len(index) < LEAST_ROWS or any(name not in FORMATS for name in named[2:]):
+        if len(index) < min(LEAST_ROWS, len(code)) or any(name not in FORMATS for name in named[2:]):
             continue
         chosen = select(rows, index)
         version = "/".join(sorted({str(name) for name in chosen["version"]}))

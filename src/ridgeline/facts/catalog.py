@@ -131,12 +131,20 @@ def libraries(chip_name: str) -> Mapping[str, KernelSet]:
 
 
 def served_libraries(chip_name: str) -> Mapping[str, KernelSet]:
-    """Libraries that engines find on a chip: its own, else of the relative of its maker that lends it kernels."""
+    """Libraries that engines find on a chip: its own, over those of the relative of its maker that lends it kernels."""
     target = chip(chip_name)
     donor = _donor(target, "kernels")
-    if donor.name == target.name or donor.vendor != target.vendor or entry_path("libraries", target.name):
-        return libraries(chip_name)
-    return transfer.libraries(libraries(donor.name), donor)
+    own = libraries(chip_name)
+    if donor.name == target.name or donor.vendor != target.vendor:
+        return own
+    found = dict(transfer.libraries(libraries(donor.name), donor))
+    for name, fits in own.items():
+        lent = found.get(name)
+        parts = {part: dict(getattr(lent, part)) if lent else {} for part in KernelSet.model_fields}
+        for part, known in parts.items():
+            known.update(getattr(fits, part))
+        found[name] = KernelSet.model_construct(None, **parts)
+    return found
 
 
 def _named(fits: KernelSet, library: str) -> KernelSet:

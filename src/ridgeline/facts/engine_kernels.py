@@ -8,6 +8,7 @@ from typing import Any
 
 from ridgeline.facts.calibration import Calibration
 from ridgeline.facts.kernel_calibration import KernelSet
+from ridgeline.facts.observation import Label
 
 
 def engine_kernels(
@@ -29,8 +30,9 @@ def engine_kernels(
                 for library, kit in libraries.items()
                 if name in getattr(kit, part)
             }
-            if name in fits and fits[name].provenance.library:
-                timed[fits[name].provenance.library] = fits[name]
+            spoken = fits[name].provenance.library if name in fits else None
+            if spoken and (spoken not in timed or fits[name].provenance.label is not Label.TRANSFERRED):
+                timed[spoken] = fits[name]  # a relative's fit does not hide what was timed on the chip itself
             found = [
                 library
                 for pattern in wanted.get(part, ())
