@@ -56,6 +56,13 @@ def step_table(**changes: Any) -> StepTable:
     return StepTable(**{**fields, **changes})
 
 
+#: Decodes that are slower beside prefills; and those that the busiest core holds up.
+ONE_KERNEL: dict[str, Any] = {"mixed_s": 1.7 * step_table().decode_s}
+UNEVEN: dict[str, Any] = {
+    "core_s": np.array([3e-7, 2e-7]), "core_items": np.array([0.4, 0.4]), "unsplit": 1.6
+}  # fmt: skip
+
+
 def traffic(n: int = 300, rate: float = 20.0, seed: int = 1, **changes: Any) -> Requests:
     rng = np.random.default_rng(seed)
     fields = {
@@ -96,11 +103,12 @@ def same(a: Outcome, b: Outcome) -> None:
 @pytest.mark.parametrize("requests", [traffic(), hashed(), traffic(priority=np.arange(300) % 3)])
 @pytest.mark.parametrize("blocks", [400, 90])
 @pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("kernels", [ONE_KERNEL, UNEVEN, {}], ids=["one kernel", "uneven", "kernels apart"])
 def test_the_loop_equals_the_plain_scheduler(
-    schedule: str, requests: Requests, blocks: int, lag: int
+    schedule: str, requests: Requests, blocks: int, lag: int, kernels: dict[str, Any]
 ) -> None:
     requests = dataclasses.replace(requests, input_tokens=np.minimum(requests.input_tokens, 512))
-    table = step_table(schedule=schedule, num_blocks=blocks, lag=lag)
+    table = step_table(schedule=schedule, num_blocks=blocks, lag=lag, **kernels)
     outcome = simulate(requests, table)
     first, last, preemptions, gaps = simulate_plainly(requests, table)
     np.testing.assert_allclose(outcome.first_token_s, first, rtol=1e-9)
@@ -122,6 +130,8 @@ def test_the_loop_equals_the_plain_scheduler(
         {"lag": 1, "num_blocks": 90},
         {"lag": 1, "schedule": "prefill_first", "num_blocks": 90},
         {"lag": 1, "ranks": 3, "lockstep": True},
+        ONE_KERNEL,
+        {"lag": 1, **ONE_KERNEL, **UNEVEN},
     ],
 )
 def test_spans_equal_single_steps(changes: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from ridgeline.sim.serving.policy import step_seconds
 from ridgeline.sim.serving.simulate import simulate
 from ridgeline.sim.serving.steady import closed_loop, decode_step_s, mixed_step_s
 from ridgeline.sim.serving.step_time import StepTimes
-from ridgeline.sim.serving.table import UNSPLIT, StepTable
+from ridgeline.sim.serving.table import StepTable
 
 FP8 = Precision(linear="fp8")
 BLOCK = Precision(linear="fp8-block")
@@ -37,6 +37,8 @@ SERVED = {
     "latent, attention ranks": ("deepseek-v3", "h200-sxm", Layout(dp=16, ep=16), BLOCK, "vllm-2026"),
     "latent, index": ("glm-5", "b200-sxm", Layout(tp=8), BLOCK, "sglang-2026"),
     "linear": ("qwen3-next-80b-a3b", "h200-sxm", Layout(tp=2), Precision(), "vllm-2026"),
+    "one kernel": ("llama-3.1-8b", "rtx-pro-6000", Layout(), Precision(), "vllm-2026"),
+    "one kernel, windows": ("gemma-3-27b", "a100-80gb-sxm", Layout(), Precision(), "vllm-2026"),
     "state space": ("nemotron-h-8b", "h100-sxm", Layout(), Precision(), "vllm-2026"),
     "state space, experts": ("jamba-mini", "h200-sxm", Layout(tp=2), Precision(), "trtllm-2026"),
 }
@@ -84,10 +86,13 @@ def exact_seconds(
         if d:
             seen = np.minimum(contexts, reach)
             mean, longest = float(seen.mean()), float(seen.max())
-            all_alike = float(times.decode_seconds(one(d), one(mean), reach)[0])
-            alone = float(times.decode_seconds(one(1), one(longest), reach)[0])
+            together = bool(chunks) and times.unpacked  # one kernel does decodes and prefills
+            seconds = times.mixed_seconds if together else times.decode_seconds
+            all_alike = float(seconds(one(d), one(mean), reach)[0])
+            alone = float(seconds(one(1), one(longest), reach)[0])
             each, items = times.core_share(reach)
-            busiest = each * (longest + (math.ceil(d * items) - 1) * mean) if d * items >= UNSPLIT else 0.0
+            split = together or d * items < times.unsplit
+            busiest = 0.0 if split else each * (longest + (math.ceil(d * items) - 1) * mean)
             device += max(all_alike, alone, busiest)
     for q, kv in chunks:
         device += float(times.prefill_seconds(one(q), one(kv))[0])

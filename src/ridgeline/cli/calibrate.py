@@ -228,3 +228,49 @@ def _numbers_json(result: Fit) -> str:
     return shared.json_text(
         [dict(zip(("kind", "name", "number", "value"), (*k, v), strict=True)) for k, v in items]
     )
+
+
+@app.command()
+def mixed(
+    timings: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="TIMINGS.csv",
+            help="columns chip, num_heads, num_key_value_heads, head_dim, requests, kv_tokens, latency_us; without it "
+            "those that the catalog holds",
+        ),
+    ] = None,
+    chip: Annotated[
+        str | None,
+        typer.Option("--chip", metavar="NAME", help="fit on this chip alone; all others are unseen"),
+    ] = None,
+    as_json: shared.Json = False,
+) -> None:
+    """Fit decodes that share a kernel with prefills (FlashAttention 2); errors are of rows held out."""
+    from ridgeline.calibrate.mixed_fit import FILE, TimingsError, fit, read
+    from ridgeline.facts.catalog import CatalogError
+    from ridgeline.timing.tiled import TIMED
+
+    try:
+        numbers, errors = fit(read(timings or FILE), chip)
+    except (TimingsError, CatalogError) as error:
+        raise shared.Mistake(str(error)) from None
+    if as_json:
+        typer.echo(
+            shared.json_text({"numbers": numbers._asdict(), "unseen": [asdict(one) for one in errors]})
+        )
+        return
+    cells = [
+        (name, f"{found:.4g}", f"{known:.4g}")
+        for name, found, known in zip(numbers._fields, numbers, TIMED, strict=True)
+    ]
+    typer.echo("\n".join(shared.columns(("number", "fitted", "shipped"), cells, 1)) + "\n")
+    head = ("chip", "heads", "KV heads", "unseen rows", "median", "P90", "shipped: median", "P90")
+    lines = [
+        (
+            one.chip, str(one.heads), str(one.kv_heads), str(one.rows), f"{one.median_abs_err:.1%}",
+            f"{one.p90_abs_err:.1%}", f"{one.shipped_median_abs_err:.1%}", f"{one.shipped_p90_abs_err:.1%}",
+        )
+        for one in errors
+    ]  # fmt: skip
+    typer.echo("\n".join(shared.columns(head, lines, 1)))

@@ -54,6 +54,11 @@ class Engine(Spec):
         description="kernel libraries by part (gemm, attention, decode, latent, latent_decode, grouped), best first; "
         "the first that the chip has timed for a format is used",
     )
+    unpacked: tuple[str, ...] = Field(
+        (),
+        description="attention libraries of that list whose one kernel does prefills and decodes of a step, and packs "
+        "query heads and splits keys only where all requests have one query (FlashAttention 2)",
+    )
     all_reduce: str = Field("nccl", description="kernels of the all-reduce: vllm, sglang, trtllm or nccl")
     fused_sum: bool = Field(
         False, description="the all-reduce of tensor parallelism adds the residual and normalises too"

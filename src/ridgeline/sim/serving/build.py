@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -56,6 +57,7 @@ def with_drafts(plain: StepTable, service: Service) -> StepTable:
     knots = _tile_knots(plain.max_tokens, times.expert_edges(plain.max_tokens))
     extra = _draft_seconds(service, knots, plain.max_tokens)
     decode_s, longest_s = _decode_tables(times, plain.max_seqs, plain.contexts)
+    mixed_s = _mixed_table(times, plain.max_seqs, plain.contexts)
     prefills, prefill_s = plain.tokens_s[1], plain.prefill_s
     smaller = _smaller(service)
     if smaller is not None:  # it reads prompts too, and its own cache once for each draft
@@ -63,7 +65,10 @@ def with_drafts(plain: StepTable, service: Service) -> StepTable:
         for reach in smaller.windows:
             seen = np.minimum(plain.contexts, reach)[None, :]
             batches = np.arange(1.0, plain.max_seqs + 1.0)[:, None]
-            decode_s[widest, 1:] += drafts * smaller.decode_seconds(batches, seen, reach)
+            drafted = drafts * smaller.decode_seconds(batches, seen, reach)
+            decode_s[widest, 1:] += drafted
+            if mixed_s.size:
+                mixed_s[widest, 1:] += drafted
         own = smaller.rows_seconds(knots, "token", prefill=True)
         prefills = prefills + np.interp(np.arange(plain.max_tokens + 1.0), np.r_[0.0, knots], np.r_[0.0, own])
         prefill_s = prefill_s + _seconds_per_pair(smaller, plain.prefill_q, plain.prefill_kv)
@@ -75,6 +80,7 @@ def with_drafts(plain: StepTable, service: Service) -> StepTable:
         rows_s=plain.rows_s * (1.0 + drafts),  # drafts are verified with logits of their own
         decode_s=decode_s,
         longest_s=longest_s,
+        mixed_s=mixed_s,
         tokens_j=tokens_j,
         num_blocks=_blocks(service, found, int(plain.contexts[-1])),
         acceptance=service.speculation.acceptance,
@@ -101,16 +107,35 @@ def _blocks(service: Service, found: Memory, longest: int) -> int:
 
 def _decode_tables(times: StepTimes, max_seqs: int, contexts: FloatArray) -> tuple[FloatArray, FloatArray]:
     """`StepTable.decode_s` and `StepTable.longest_s`."""
-    batches = np.r_[1.0, _knots(max_seqs)[1:]]
-    decode_s = np.zeros((len(times.windows), max_seqs + 1, len(contexts)))
+    decode_s = _by_requests(times, times.decode_seconds, max_seqs, contexts)
     longest_s = np.zeros((len(times.windows), len(contexts)))
     for w, reach in enumerate(times.windows):
         seen = np.minimum(contexts, reach)
-        table = times.decode_seconds(batches[:, None], seen[None, :], reach)
-        for c in range(len(contexts)):
-            decode_s[w, 1:, c] = np.interp(np.arange(1, max_seqs + 1), batches, table[:, c])
         longest_s[w] = times.decode_seconds(np.ones_like(seen), seen, reach)
     return decode_s, longest_s
+
+
+def _mixed_table(times: StepTimes, max_seqs: int, contexts: FloatArray) -> FloatArray:
+    """`StepTable.mixed_s`."""
+    if not times.unpacked:
+        return np.zeros((0, 0, 0))
+    return _by_requests(times, times.mixed_seconds, max_seqs, contexts)
+
+
+def _by_requests(
+    times: StepTimes,
+    seconds: Callable[[FloatArray, FloatArray, float], FloatArray],
+    max_seqs: int,
+    contexts: FloatArray,
+) -> FloatArray:
+    """``seconds`` of requests, contexts and reach for every count of requests ``[W, max_seqs + 1, C]``."""
+    batches = np.r_[1.0, _knots(max_seqs)[1:]]
+    found = np.zeros((len(times.windows), max_seqs + 1, len(contexts)))
+    for w, reach in enumerate(times.windows):
+        table = seconds(batches[:, None], np.minimum(contexts, reach)[None, :], reach)
+        for c in range(len(contexts)):
+            found[w, 1:, c] = np.interp(np.arange(1, max_seqs + 1), batches, table[:, c])
+    return found
 
 
 def _plain_table(service: Service, longest: int, max_tokens: int) -> StepTable:
@@ -170,6 +195,8 @@ def _plain_table(service: Service, longest: int, max_tokens: int) -> StepTable:
         frontend_s=engine.frontend,
         core_s=np.array([share[0] for share in shares]),
         core_items=np.array([share[1] for share in shares]),
+        unsplit=times.unsplit,
+        mixed_s=_mixed_table(times, max_seqs, contexts),
         host_launch_s=host.launch,
     )
 

@@ -208,6 +208,7 @@ def _add_times(table: Records, floats: _Arena, source: StepTable, settings: Sett
         "contexts": source.contexts,
         "decode_s": source.decode_s,
         "longest_s": source.longest_s,
+        "mixed_s": source.mixed_s,
         "core_s": _by_window(source, source.core_s),
         "core_items": _by_window(source, source.core_items),
         "prefill_q": np.log2(source.prefill_q),
@@ -227,6 +228,7 @@ def _add_times(table: Records, floats: _Arena, source: StepTable, settings: Sett
     table["num_windows"], table["num_contexts"] = source.windows.size, source.contexts.size
     table["num_q"], table["num_kv"] = source.prefill_s.shape
     table["drafts"], table["tiers"] = len(source.acceptance), len(settings.tiers)
+    table["has_mixed"], table["unsplit"] = source.mixed_s.size > 0, source.unsplit
     table["has_longest"] = np.any(source.longest_s) or np.any(source.core_s)
     table["hidden_s"], table["hidden_seq_s"] = source.host_hidden_s
     table["host_s"], table["host_row_s"], table["host_new_s"] = source.host_s

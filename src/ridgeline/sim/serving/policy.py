@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ridgeline.facts.requests import Requests
-from ridgeline.sim.serving.table import UNSPLIT, StepTable
+from ridgeline.sim.serving.table import StepTable
 
 NEW_TOKEN_RATIO = 0.098
 
@@ -232,15 +232,19 @@ def step_seconds(
     device = float(table.tokens_s[1 if chunks else 0, n] + table.rows_s[rows])
     if table.group_s.shape[1]:
         device += float(table.group_s[1 if chunks else 0, n])
+    beside = table.mixed_s.size > 0 and bool(chunks)
+    tables = table.mixed_s if beside else table.decode_s
     for w, window in enumerate(table.windows):
         if d:
             mean = float(np.mean(np.minimum(contexts, window)))
             longest = min(max(contexts), window)
-            slowest = float(np.interp(longest, table.contexts, table.longest_s[w]))
-            if table.core_s.size and d * table.core_items[w] >= UNSPLIT:
+            slowest = float(
+                np.interp(longest, table.contexts, tables[w, 1] if beside else table.longest_s[w])
+            )
+            if not beside and table.core_s.size and d * table.core_items[w] >= table.unsplit:
                 others = math.ceil(d * table.core_items[w]) - 1
                 slowest = max(slowest, float(table.core_s[w]) * (longest + others * mean))
-            device += max(float(np.interp(mean, table.contexts, table.decode_s[w, d])), slowest)
+            device += max(float(np.interp(mean, table.contexts, tables[w, d])), slowest)
     for q, kv in chunks:
         device += q * (kv - (q - 1) / 2) * _per_pair(table, math.log2(q), math.log2(kv))
     device += table.prefill_fixed_s if chunks else 0.0

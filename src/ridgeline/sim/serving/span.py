@@ -14,7 +14,6 @@ import math
 
 from ridgeline.sim.serving.jit import engines, floats, ints, jit, lanes, requests, units
 from ridgeline.sim.serving.state import ITL_EDGES, FloatArray, State, Table
-from ridgeline.sim.serving.table import UNSPLIT
 
 FAR = 1 << 60
 
@@ -70,6 +69,8 @@ def decode_line(state: State, table: Table, which: int, k: int) -> tuple[float, 
     """Attention of the decodes of lane ``which``, ``k`` steps on: seconds, growth per step, steps it stays linear."""
     lane = lanes(state)[which]
     d = lane.decoding
+    beside = table.has_mixed != 0 and lane.chunks > 0
+    tables = table.mixed_s if beside else table.decode_s
     value, slope, room = 0.0, 0.0, FAR
     for w in range(table.num_windows):
         window = floats(state)[table.windows + w]
@@ -83,18 +84,21 @@ def decode_line(state: State, table: Table, which: int, k: int) -> tuple[float, 
         v, s, r = piece(
             floats(state),
             table,
-            table.decode_s + (w * table.decode_rows + d) * table.num_contexts,
+            tables + (w * table.decode_rows + d) * table.num_contexts,
             total / d,
             grows,
         )
-        if table.has_longest:
+        if table.has_longest or beside:
             longest = float(lane.longest + lane.counter + k)
             alone = min(longest, window)
             speed = 1.0 if longest < window else 0.0
-            v2, s2, r2 = piece(floats(state), table, table.longest_s + w * table.num_contexts, alone, speed)
+            one = table.longest_s + w * table.num_contexts
+            if beside:
+                one = tables + (w * table.decode_rows + 1) * table.num_contexts
+            v2, s2, r2 = piece(floats(state), table, one, alone, speed)
             v, s, r = upper(v, s, r, v2, s2, min(r2, steps_within(window - longest, speed)))
             items = floats(state)[table.core_items + w] * d
-            if items >= UNSPLIT:
+            if items >= table.unsplit and not beside:
                 each, others = floats(state)[table.core_s + w], math.ceil(items) - 1
                 v2, s2 = each * (alone + others * (total / d)), each * (speed + others * grows)
                 v, s, r = upper(v, s, r, v2, s2, steps_within(window - longest, speed))

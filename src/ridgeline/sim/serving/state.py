@@ -154,6 +154,7 @@ TABLE = np.dtype(
                 "fixed_s",
             )
         ),
+        ("unsplit", "f8"),
         *((name, "f8") for name in ("pair_j", "context_j", "kv_bytes", "think_s", "timeout_s")),
         # floats
         ("tokens_s", "i8"),  # [2, tokens]
@@ -164,6 +165,7 @@ TABLE = np.dtype(
         ("contexts", "i8"),  # [num_contexts]
         ("decode_s", "i8"),  # [num_windows, max_seqs + 1, num_contexts]
         ("longest_s", "i8"),  # [num_windows, num_contexts]
+        ("mixed_s", "i8"),  # as decode_s, beside prefills; [0] where it is the same
         ("core_s", "i8"),  # [num_windows]
         ("core_items", "i8"),  # [num_windows]
         ("prefill_q", "i8"),  # [num_q] log2
@@ -198,7 +200,10 @@ TABLE = np.dtype(
         ("pad_tokens", "i8"),  # steps with no more tokens on any rank are padded to the fullest
         ("block_tokens", "i8"),  # of the prefix cache; 0 = off
         ("hash_blocks", "i8"),  # KV blocks of one of its blocks
-        *((name, "i8") for name in ("preemption", "handoff", "has_longest", "max_span", "users", "warmup")),
+        *(
+            (name, "i8")
+            for name in ("preemption", "handoff", "has_longest", "has_mixed", "max_span", "users", "warmup")
+        ),
         *((name, "i8") for name in ("levels", "balance", "replica", "seed")),
     ]
 )

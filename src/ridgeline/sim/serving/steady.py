@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ridgeline.sim.serving.table import UNSPLIT, FloatArray, StepTable
+from ridgeline.sim.serving.table import FloatArray, StepTable
 
 _ROUNDS = 40
 _CLOSE = 1e-4
@@ -41,23 +41,31 @@ class Steady:
     limit: str
 
 
-def attention_s(table: StepTable, decodes: float, context: float, longest: float = 0.0) -> float:
-    """Attention of ``decodes`` requests of ``context`` tokens in the mean, ``longest`` at most [s]."""
+def attention_s(
+    table: StepTable, decodes: float, context: float, longest: float = 0.0, *, beside: bool = False
+) -> float:
+    """Attention of ``decodes`` requests of ``context`` tokens in the mean, ``longest`` at most [s].
+
+    ``beside``: in a step with prefills.
+    """
+    own_kernel = not (beside and table.mixed_s.size)
+    tables = table.decode_s if own_kernel else table.mixed_s
     low = min(int(decodes), table.max_seqs)
     high, part = min(low + 1, table.max_seqs), decodes - int(decodes)
     total = 0.0
     for w, reach in enumerate(table.windows):
         seen = min(context, float(reach))
-        rows = table.decode_s[w, low], table.decode_s[w, high]
+        rows = tables[w, low], tables[w, high]
         below, above = (float(np.interp(seen, table.contexts, row)) for row in rows)
         even = below + part * (above - below)
-        total += max(even, uneven_s(table, w, decodes, seen, min(max(longest, context), float(reach))))
+        most = min(max(longest, context), float(reach))
+        total += max(even, uneven_s(table, w, decodes, seen, most) if own_kernel else 0.0)
     return total
 
 
 def uneven_s(table: StepTable, window: int, decodes: float, mean: float, longest: float) -> float:
     """Attention of the busiest core where requests are not split over cores [s]: the longest and others."""
-    if not table.core_s.size or decodes * table.core_items[window] < UNSPLIT:
+    if not table.core_s.size or decodes * table.core_items[window] < table.unsplit:
         return 0.0
     others = math.ceil(decodes * float(table.core_items[window])) - 1
     return float(table.core_s[window]) * (longest + others * mean)
@@ -110,7 +118,7 @@ def mixed_step_s(
     )
     device += sum(chunk_s(table, q, kv) for q, kv in chunks)
     if decodes > 0:
-        device += attention_s(table, decodes, context)
+        device += attention_s(table, decodes, context, beside=True)
     part = 1.0 if prefilling is None else min(prefilling / table.ranks, 1.0)
     device += group_s(table, 1, drafted + own * part, drafted + own)
     hidden = table.host_hidden_s[0] + table.host_hidden_s[1] * decodes + table.host_launch_s

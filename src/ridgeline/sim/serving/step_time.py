@@ -7,6 +7,7 @@ simulation, so that there is one step time.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +20,7 @@ from ridgeline.facts.serving import Service
 from ridgeline.graph.serving.blocks import step_blocks
 from ridgeline.graph.serving.ops import Adapted, Block, Core, Experts, Message, Part, Pass, Product, Where
 from ridgeline.timing.adapters import ADAPTER_KERNELS, adapter_seconds
-from ridgeline.timing.attention import AttentionRates, attention_rates, attention_seconds
+from ridgeline.timing.attention import AttentionRates, attention_rates, attention_seconds, fit_of
 from ridgeline.timing.collectives import collective_seconds
 from ridgeline.timing.dispatch import dispatch_seconds
 from ridgeline.timing.expert_layer import busiest_share, expert_layer_seconds
@@ -27,6 +28,8 @@ from ridgeline.timing.gemm import TILES, GemmRates, gemm_rates, gemm_seconds
 from ridgeline.timing.grouped import active_experts
 from ridgeline.timing.rates import operand, peak_flops_per_s, resolve
 from ridgeline.timing.stream import StreamRates, stream_rates, stream_seconds
+from ridgeline.timing.tiled import UNSPLIT as UNPACKED_UNSPLIT
+from ridgeline.timing.tiled import tiled_seconds
 from ridgeline.timing.topology import Placement, place
 
 FloatArray = NDArray[np.float64]
@@ -37,6 +40,8 @@ WEIGHT_ONLY = "-wo"
 TILE_ROWS = float(TILES[:, 0].min())
 #: Most tokens of a rank that the low-latency kernels of an expert exchange take.
 LOW_LATENCY_TOKENS = 256.0
+#: From so many requests' heads a core on, decode kernels no longer split one over cores.
+UNSPLIT = 0.5
 #: Shortest prefills share a kernel with others: a lone one this short would leave cores idle.
 TOGETHER_TOKENS = 2048.0
 
@@ -220,11 +225,12 @@ class StepTimes:
                 for low_latency in (False, True)
             )  # fmt: skip
             return np.where(rows <= LOW_LATENCY_TOKENS, quick, slow)
-        engine = service.engine.all_reduce
+        # engines copy into each other's memory; where chips cannot, they leave it to NCCL
+        own = part.kind == "all_reduce" and service.cluster.tiers[0].peer_access
+        engine = service.engine.all_reduce if own and service.engine.all_reduce != "nccl" else ""
         return collective_seconds(
-            part.kind, size, group, service.cluster, service.calibration.links,
-            engine="" if engine == "nccl" or part.kind != "all_reduce" else engine,
-        )  # fmt: skip
+            part.kind, size, group, service.cluster, service.calibration.links, engine=engine
+        )
 
     @cached_property
     def _grouped(self) -> dict[str, tuple[GroupedFit, GemmRates]]:
@@ -304,12 +310,47 @@ class StepTimes:
             kind: self._attention_rates(kind) for kind in ("attention", "decode", "latent", "latent_decode")
         }
 
+    @cached_property
+    def unpacked(self) -> bool:
+        """Whether decodes beside a prefill are blocks of its kernel (`ridgeline.timing.tiled`)."""
+        service = self.service
+        fit, _ = fit_of(service.kernels, "attention", "bf16", "bf16")
+        library = fit.provenance.library or ""
+        return any(core.kind == "attention" for core, _ in self._cores()) and any(
+            fnmatchcase(library, pattern) for pattern in service.engine.unpacked
+        )
+
+    @property
+    def unsplit(self) -> float:
+        """Requests' heads a core from which on decode kernels no longer split one over cores."""
+        return UNPACKED_UNSPLIT if self.unpacked else UNSPLIT
+
+    def mixed_seconds(self, batch: FloatArray, context: FloatArray, reach: float) -> FloatArray:
+        """`decode_seconds` beside prefills, where their kernel does the decodes as well [s]."""
+        batch, context = np.broadcast_arrays(np.asarray(batch, np.float64), np.asarray(context, np.float64))
+        requests, keys = np.maximum(batch, 1.0), np.maximum(context, 1.0)
+        total = np.zeros(batch.shape)
+        for core, count in self._cores(reach):
+            if core.kind == "attention":
+                total += count * tiled_seconds(
+                    requests, core.heads, core.kv_heads, keys, core.head_dim, core.v_dim,
+                    self.prefill_rates, self.service.chip.l2,
+                )  # fmt: skip
+        return np.where(batch > 0, total, 0.0)
+
+    @property
+    def prefill_rates(self) -> AttentionRates:
+        """Rates of attention over prompts."""
+        return self._rates_by_kind["attention"]
+
     def decode_seconds(self, batch: FloatArray, context: FloatArray, reach: float) -> FloatArray:
         """Attention of ``batch`` requests that see ``context`` keys each, in the layers of one reach [s]."""
         batch, context = np.broadcast_arrays(np.asarray(batch, np.float64), np.asarray(context, np.float64))
         flat_b, flat_c = np.maximum(batch.ravel(), 1.0), np.maximum(context.ravel(), 1.0)
         total = np.zeros_like(flat_b)
         queries = 1.0 + self.service.speculation.drafts
+        if queries > 1.0 and self.unpacked:  # several queries each: the kernel packs nothing
+            return self.mixed_seconds(batch, context, reach)
         for core, count in self._cores(reach):
             if core.kind == "index":
                 moved = flat_b * flat_c * (core.head_dim + 8.0)

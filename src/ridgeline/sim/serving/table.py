@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-#: From so many requests' heads a core on, decode kernels no longer split one over cores.
-UNSPLIT = 0.5
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepTable:
@@ -32,7 +29,9 @@ class StepTable:
     ``c_w`` the mean over the decoding requests of ``min(context, window)``: linear in ``c_w`` between ``contexts``,
     row ``d`` of ``decode_s[w]``; never below ``longest_s[w]`` at the longest context alone, nor below what the busiest
     core of an uneven batch takes, ``core_s[w] (longest + (ceil(d core_items[w]) - 1) c_w)``, where requests are not
-    split over cores (``d core_items[w]`` at least `UNSPLIT`).
+    split over cores (``d core_items[w]`` at least ``unsplit``). Beside prefills, where one kernel does both, row ``d``
+    of ``mixed_s[w]`` instead, never below its row of one request at the longest context: every request has blocks of
+    its own there.
     ``prefill_s``: of ``q`` new tokens that see ``kv`` keys in all (their own included): the table holds seconds per
     computed pair, ``pairs = q (kv - (q - 1) / 2)``, bilinear in log2 q and log2 kv, times the pairs.
 
@@ -45,7 +44,9 @@ class StepTable:
         contexts: ``[C]`` ascending, from 1 to the longest request.
         decode_s: ``[W, max_seqs + 1, C]``; row 0 is zero.
         longest_s: ``[W, C]``.
+        mixed_s: ``[W, max_seqs + 1, C]`` the same beside prefills; empty where decodes have a kernel of their own.
         core_s, core_items: ``[W]`` seconds of a key on one core, and cores that one request keeps busy over all cores.
+        unsplit: requests' heads a core from which on decode kernels no longer split one over cores.
         prefill_q, prefill_kv: ``[Q]`` and ``[K]`` ascending from 1, evenly apart in log2 and by the same step.
         prefill_s: ``[Q, K]`` seconds per pair.
         prefill_fixed_s: once per step with prefills.
@@ -102,3 +103,5 @@ class StepTable:
     group_s: FloatArray = field(default_factory=lambda: np.zeros((2, 0)))
     core_s: FloatArray = field(default_factory=lambda: np.zeros(0))
     core_items: FloatArray = field(default_factory=lambda: np.zeros(0))
+    unsplit: float = 0.5
+    mixed_s: FloatArray = field(default_factory=lambda: np.zeros((0, 0, 0)))

@@ -1,0 +1,131 @@
+"""Timings of decodes beside a prefill to the numbers of `ridgeline.timing.tiled`, and how far off unseen shapes are."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ridgeline.calibrate.solve import solve_seen
+from ridgeline.calibrate.tables import held_out, select
+from ridgeline.facts import catalog
+from ridgeline.facts.services import service
+from ridgeline.facts.serving import Layout, Precision
+from ridgeline.sim.serving.step_time import StepTimes
+from ridgeline.timing.attention import AttentionRates
+from ridgeline.timing.rates import Array
+from ridgeline.timing.tiled import TIMED, Tiled, tiled_seconds
+
+FILE = catalog.BUILT_IN / "timings" / "mixed_attention.csv"
+KEYS = ("num_heads", "num_key_value_heads", "head_dim", "requests", "kv_tokens")
+#: Whose kernel these numbers are of, and a model with attention for it: the rates are the chip's alone.
+ENGINE, MODEL = "vllm-2026", "llama-3.1-8b"
+#: What a kernel's time goes by of a chip's rates.
+_FIELDS = ("rate", "peak_flops_per_s", "cores", "kv_bytes", "bandwidth_bytes_per_s", "head_half")
+_LOW = (0.3, 1e-7, 0.01, 0.5, 0.3, 0.5)
+_HIGH = (1.5, 3e-5, 1.0, 1.05, 5.0, 8.0)
+
+
+class TimingsError(ValueError):
+    """A file of timings cannot be read; the message names file, line and column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Of one chip and layout of heads, on rows that were not fitted on, and with the numbers that ship."""
+
+    chip: str
+    heads: int
+    kv_heads: int
+    rows: int
+    median_abs_err: float
+    p90_abs_err: float
+    shipped_median_abs_err: float
+    shipped_p90_abs_err: float
+
+
+def read(path: Path = FILE) -> dict[str, Any]:
+    """Columns of a file: chip names and the numbers of `KEYS`, ``latency_us`` as ``seconds``.
+
+    Raises:
+        TimingsError: a column is missing, or a value is no number above 0.
+    """
+    with path.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    if not rows:
+        raise TimingsError(f"{path}: holds no row")
+    missing = [name for name in ("chip", *KEYS, "latency_us") if name not in rows[0]]
+    if missing:
+        raise TimingsError(f"{path}: needs the columns {', '.join(missing)} too")
+    found: dict[str, Any] = {"chip": np.array([row["chip"] for row in rows])}
+    for name in (*KEYS, "latency_us"):
+        values = np.full(len(rows), np.nan)
+        for i, row in enumerate(rows):
+            with suppress(TypeError, ValueError):
+                values[i] = float(row[name])
+            if not values[i] > 0.0:
+                raise TimingsError(f"{path}, line {i + 2}: {name} = {row[name]!r}: expected a number above 0")
+        found[name] = values
+    found["seconds"] = found.pop("latency_us") * 1e-6
+    return found
+
+
+def fit(rows: Mapping[str, Any], chip: str | None = None) -> tuple[Tiled, list[Errors]]:
+    """Numbers fitted on the shapes that are not held out, of ``chip`` alone or of all; errors of all other rows.
+
+    Raises:
+        TimingsError: no row is of ``chip``.
+    """
+    rates, cache = _machines(rows["chip"])
+    fitting = np.ones(len(rows["seconds"]), np.bool_) if chip is None else rows["chip"] == chip
+    if not fitting.any():
+        raise TimingsError(f"no row is of chip '{chip}'; there are {', '.join(np.unique(rows['chip']))}")
+
+    def predict(numbers: Array, chosen: Mapping[str, Any]) -> Array:
+        """Seconds of rows under `Tiled` numbers."""
+        at = chosen["row"].astype(np.int64)
+        return _seconds(chosen, _at(rates, at), cache[at], Tiled(*map(float, numbers)))
+
+    indexed = {**rows, "row": np.arange(len(rows["seconds"]), dtype=np.float64)}
+    numbers = Tiled(*map(float, solve_seen(predict, select(indexed, fitting), KEYS, TIMED, _LOW, _HIGH)))
+    off, shipped = (
+        np.abs(_seconds(rows, rates, cache, one) / rows["seconds"] - 1.0) for one in (numbers, TIMED)
+    )
+    unseen = held_out(rows, KEYS) | ~fitting
+    errors = []
+    for name in np.unique(rows["chip"]):
+        for heads, kv_heads in sorted(set(zip(rows["num_heads"], rows["num_key_value_heads"], strict=True))):
+            same = (rows["chip"] == name) & (rows["num_heads"] == heads)
+            same &= unseen & (rows["num_key_value_heads"] == kv_heads)
+            if same.any():
+                both = [float(np.quantile(one[same], q)) for one in (off, shipped) for q in (0.5, 0.9)]
+                errors.append(Errors(str(name), int(heads), int(kv_heads), int(same.sum()), *both))
+    return numbers, errors
+
+
+def _seconds(rows: Mapping[str, Any], rates: AttentionRates, cache: Array, numbers: Tiled) -> Array:
+    heads, kv_heads, dim, requests, keys = (rows[name] for name in KEYS)
+    return tiled_seconds(requests, heads, kv_heads, keys, dim, dim, rates, cache, numbers)
+
+
+def _machines(names: Any) -> tuple[AttentionRates, Array]:
+    """Rates of prefills and last-level cache [byte] of each row's chip."""
+    known = {}
+    for name in np.unique(names):
+        times = StepTimes(service(MODEL, str(name), Layout(), Precision(), ENGINE))
+        known[name] = times.prefill_rates, times.service.chip.l2
+    fields: dict[str, Any] = {
+        field: np.array([float(np.ravel(getattr(known[name][0], field))[0]) for name in names])
+        for field in _FIELDS
+    }
+    return known[names[0]][0]._replace(**fields), np.array([known[name][1] for name in names])
+
+
+def _at(rates: AttentionRates, index: Any) -> AttentionRates:
+    fields: dict[str, Any] = {field: getattr(rates, field)[index] for field in _FIELDS}
+    return rates._replace(**fields)
