@@ -97,6 +97,9 @@ class Tier(Spec):
     bandwidth: Bandwidth
     latency: Seconds = Field(description="one hop of a small message, software included")
     topology: Literal["switch", "mesh", "torus", "fat-tree", "dragonfly"] = "switch"
+    peer_access: bool = Field(
+        True, description="chips reach each other's memory, which the all-reduce kernels of engines need"
+    )
     rail_optimised: bool = Field(False, description="chip i of every node meets on the same leaf")
     oversubscription: Positive = Field(1.0, description="down-links over up-links above the leaf (1 = none)")
     in_network_reduction: bool = Field(False, description="switches reduce (NVLS, SHARP)")

@@ -27,6 +27,7 @@ from ridgeline.calibrate.serving.targets import (
     replayed,
     verdicts,
 )
+from ridgeline.calibrate.serving.timings_page import timings_section
 from ridgeline.calibrate.serving.worst import contradicting, worst
 from ridgeline.facts import catalog
 
@@ -65,6 +66,7 @@ def page(board: ServingBoard, runs: Sequence[Replay], stamp: Stamp) -> str:
         _ranges(board),
         pool_section(board),
         _replays(runs, stamp),
+        timings_section(),
         worst(board),
         contradicting(board),
         tried(),
@@ -137,8 +139,9 @@ def _how(board: ServingBoard) -> str:
   or a row known to be wrong) is left out of every figure here.
 - **Headline.** Aggregated points: one engine does prefill and decode. TTFT counts only where the client is known
   (`inferencex`: all users start at once, and that client is simulated), as a queue is the client's doing; other clients
-  are taken in steady state. Requests that come at a rate of their own are simulated as Poisson arrivals, with lengths
-  drawn evenly within 20 % of the stated means. A point that cannot be predicted stays in the count and lowers coverage.
+  are taken in steady state. Requests that come at a rate of their own are simulated as Poisson arrivals, five
+  times, with lengths drawn evenly within 20 % of the stated means, or as wide as the publisher's own requests. A point
+  that cannot be predicted stays in the count and lowers coverage.
 - **Kinds.** Targets speak of dense models and of experts without speculation. Points with drafts are listed apart: how
   many drafts were accepted is not stated, and means of the fit share stand in.
 - **Nearest points** are a predictor without physics: the geometric mean of the three nearest points of the fit share,

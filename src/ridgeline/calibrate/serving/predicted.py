@@ -14,9 +14,10 @@ from ridgeline.calibrate.serving.cases import ServingCase
 from ridgeline.calibrate.serving.offline import offline_tokens_per_s
 from ridgeline.calibrate.serving.run_settings import run_settings
 from ridgeline.calibrate.shapes import NotPredictable
+from ridgeline.facts import catalog
 from ridgeline.facts.requests import Requests
 from ridgeline.facts.serving import Service
-from ridgeline.facts.traffic import Independent, Poisson, Traffic, UniformLength
+from ridgeline.facts.traffic import Independent, Length, LognormalLength, Poisson, Traffic, UniformLength
 from ridgeline.sim.serving.build import step_table
 from ridgeline.sim.serving.outcome import DONE, Outcome
 from ridgeline.sim.serving.steady import closed_loop, decode_step_s, mixed_step_s
@@ -33,6 +34,8 @@ LIGHT_BATCH = 8
 SEED = 20_25
 #: Requests of an open loop whose number is not stated.
 OPEN_PROMPTS = 2000
+#: Draws of its requests: some hundred leave the queue of one draw to chance.
+OPEN_DRAWS = 5
 #: Half-width of lengths of which only the mean is stated, over that mean: an assumption, that of `ridgeline serve` too.
 SPREAD = 0.2
 _COUNTED = re.compile(r"\b(\d+) (?:\S+ )?req\b")
@@ -116,34 +119,47 @@ def _simulated(case: ServingCase, table: StepTable) -> Predicted:
 
 
 def _open_loop(case: ServingCase, table: StepTable) -> Predicted:
-    """Poisson arrivals at the stated rate, simulated."""
+    """Poisson arrivals at the stated rate, simulated; means of `OPEN_DRAWS` draws of the requests."""
     from ridgeline.sim.serving.simulate import simulate
 
-    outcome = simulate(poisson_requests(case), table)
-    done = outcome.status == DONE
-    if not done.any():
-        raise NotPredictable("no request could be served")
-    return Predicted(_values(case, outcome, done), _regime(outcome, table))
+    spread = run_settings(case, catalog.chip(case.chip)).spread
+    found: list[dict[str, float]] = []
+    regimes: list[Regime] = []
+    for draw in range(OPEN_DRAWS):
+        outcome = simulate(poisson_requests(case, spread, SEED + draw), table)
+        done = outcome.status == DONE
+        if not done.any():
+            raise NotPredictable("no request could be served")
+        found.append(_values(case, outcome, done))
+        regimes.append(_regime(outcome, table))
+    values = {name: math.fsum(one[name] for one in found) / OPEN_DRAWS for name in found[0]}
+    return Predicted(values, regimes[0])
 
 
-def poisson_requests(case: ServingCase) -> Requests:
+def poisson_requests(case: ServingCase, spread: tuple[float, ...], seed: int) -> Requests:
     """As many requests as the notes count (``300 ... req``), or `OPEN_PROMPTS`, at the stated rate.
 
-    Lengths are drawn evenly about the stated means, which are all that is known of them.
+    Lengths are lognormal where ``spread`` has the sigmas of prompts and answers, else drawn evenly about the stated
+    means, which are then all that is known of them.
     """
     assert case.request_rate is not None
     assert case.isl is not None
     assert case.osl is not None
     counted = _COUNTED.search(case.notes)
-    lengths = [
-        UniformLength(nominal=max(round(mean), 1), low=1.0 - SPREAD, high=1.0 + SPREAD)
-        for mean in (case.isl, case.osl)
+    means = (case.isl, case.osl)
+    lengths: list[Length] = [
+        UniformLength(nominal=max(round(mean), 1), low=1.0 - SPREAD, high=1.0 + SPREAD) for mean in means
     ]
+    if spread:
+        lengths = [
+            LognormalLength(mean=max(mean, 1.0), sigma=sigma)
+            for mean, sigma in zip(means, spread, strict=True)
+        ]
     traffic = Traffic(
         arrivals=Poisson(rate_per_s=case.request_rate),
         lengths=Independent(input=lengths[0], output=lengths[1]),
         num_requests=int(counted[1]) if counted else OPEN_PROMPTS,
-        seed=SEED,
+        seed=seed,
     )
     return requests_of(traffic)
 

@@ -1,14 +1,16 @@
 """Replay: a measured run of a server, simulated from its arrivals and lengths, request by request.
 
 A run is a folder: ``meta.json`` (model, engine, its arguments), ``requests.jsonl`` (arrival, queued, scheduled, first
-and last token of each request) and, where there is one, ``timeseries.csv`` (running and waiting requests by the
-second).
+and last token of each request) and, where there are such, ``timeseries.csv`` (running and waiting requests by the
+second) and ``simulator_cluster_config.json`` (what its author says of the machine, of which the bandwidth between its
+chips is used).
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,21 @@ from numpy.typing import NDArray
 from ridgeline.calibrate.columns import CaseError
 from ridgeline.calibrate.scores import spearman
 from ridgeline.facts import catalog
+from ridgeline.facts.chip import Cluster
 from ridgeline.facts.requests import Requests
 from ridgeline.facts.services import service
 from ridgeline.facts.serving import Layout, Limits, Precision, Service
 from ridgeline.sim.serving.build import step_table
 from ridgeline.sim.serving.outcome import ITL_EDGES_S, Outcome
+from ridgeline.timing.collectives import collective_seconds
+from ridgeline.timing.topology import place
 
 FloatArray = NDArray[np.float64]
 _TIMES = ("arrival_time", "queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts")
 _COUNTS = ("input_toks", "output_toks")
 SAMPLE_S = 1.0
+#: Message that a link's bandwidth is read at.
+LINK_BYTES = 16e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +226,30 @@ def _service(path: Path, meta: dict[str, Any], engine: str | None, chip: str | N
         max_batched_tokens=arguments.get("max_num_batched_tokens"),
     )
     software = engine or _newest("vllm" if "vllm_version" in meta else str(meta.get("engine", "vllm")))
-    return service(model, found, Layout(tp=tp, dp=dp, ep=ep), Precision(), software, limits=limits)
+    machine = run_machine(path, found)
+    return service(model, machine, Layout(tp=tp, dp=dp, ep=ep), Precision(), software, limits=limits)
+
+
+def run_machine(path: Path, chip: str) -> Cluster:
+    """The catalog's cluster of ``chip`` whose all-reduce between two chips comes nearest to the run's ``link_bw``."""
+    file = path / "simulator_cluster_config.json"
+    if not file.is_file():
+        return catalog.cluster_for(chip)
+    try:
+        stated = float(json.loads(file.read_text(encoding="utf-8"))["link_bw"]) * 1e9
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise CaseError(f"{file}: expected an object with link_bw [GB/s]: {error!r}") from None
+    if not stated > 0.0:
+        raise CaseError(f"{file}: link_bw = {stated / 1e9:g}: must be above 0 GB/s")
+    links = catalog.calibration(chip).links
+
+    def off(cluster: Cluster) -> float:
+        """How far its bandwidth is off, as a logarithm."""
+        took = collective_seconds("all_reduce", LINK_BYTES, place(2, 1, cluster), cluster, links)
+        return abs(math.log(LINK_BYTES / float(np.ravel(took)[0]) / stated))
+
+    known = [catalog.cluster_for(chip), *map(catalog.cluster, catalog.names("clusters"))]
+    return min((one for one in known if one.chip == chip), key=off)
 
 
 def _slug(model: str) -> str:

@@ -26,7 +26,9 @@ class RunSettings:
     until every rank of attention data parallelism has one. ``tuned``: limits are those of `trtllm_bench.tuned_limits`.
     ``attention_dp``: models with experts divide attention by requests, not by heads. ``grouped``: libraries of expert
     layers, best first. ``graph_batches``: decode batches that are captured, as far as the limit of requests goes.
-    ``requests``: of an offline run, all sent at once.
+    ``requests``: of an offline run, all sent at once. ``cluster``: the machine, where the publisher says more of it
+    than its chips. ``spread``: sigmas of the logarithms of prompts' and answers' lengths, where its requests are
+    published.
     """
 
     poll_steps: int = 0
@@ -39,6 +41,8 @@ class RunSettings:
     grouped: tuple[str, ...] = ()
     graph_batches: tuple[int, ...] = ()
     requests: int = 0
+    cluster: str = ""
+    spread: tuple[float, ...] = ()
 
     def wait_steps(self, users: float, ranks: int, output_tokens: float) -> float:
         """Mean steps that a new prompt waits for the scheduler [1].
@@ -59,6 +63,8 @@ def run_settings(case: ServingCase, chip: Chip) -> RunSettings:
     for row in _rows():
         same = row["client"] == case.client and row["engine"] == case.engine
         same = same and row.get("precision", case.precision) == case.precision
+        same = same and case.source.startswith(row.get("published", ""))
+        same = same and row.get("chip", chip.name) == chip.name
         if "until" in row:
             same = same and "" < case.month < str(row["until"])
         if same and row["vendor"] == chip.vendor.lower() and chip.launch >= str(row.get("chips_since", "")):
@@ -81,6 +87,8 @@ def run_settings(case: ServingCase, chip: Chip) -> RunSettings:
                 grouped=tuple(row.get("grouped", ())),
                 graph_batches=tuple(row.get("graph_batches", ())),
                 requests=_requests(row.get("requests", ()), case),
+                cluster=str(row.get("cluster", "")),
+                spread=tuple(row.get("spread", ())),
             )
     return RunSettings()
 

@@ -60,7 +60,8 @@ def service_of(case: ServingCase) -> Service:
         precision = precision_of(case, architecture)
         if settings.kv and precision.kv == "auto":
             precision = replace(precision, kv=settings.kv)
-        found = service(architecture, case.chip, layout, precision, engine, speculation, limits)
+        machine = settings.cluster or case.chip
+        found = service(architecture, machine, layout, precision, engine, speculation, limits)
         return with_libraries(found, grouped=settings.grouped) if settings.grouped else found
     except catalog.CatalogError as error:
         raise NotPredictable(" ".join(str(error).split())) from error
