@@ -131,19 +131,17 @@ def libraries(chip_name: str) -> Mapping[str, KernelSet]:
 
 
 def served_libraries(chip_name: str) -> Mapping[str, KernelSet]:
-    """Libraries that engines find on a chip: its own, over those of the relative of its maker that lends it kernels."""
-    target = chip(chip_name)
-    donor = _donor(target, "kernels")
-    own = libraries(chip_name)
-    if donor.name == target.name or donor.vendor != target.vendor:
-        return own
-    found = dict(transfer.libraries(libraries(donor.name), donor))
-    for name, fits in own.items():
-        lent = found.get(name)
-        parts = {part: dict(getattr(lent, part)) if lent else {} for part in KernelSet.model_fields}
-        for part, known in parts.items():
-            known.update(getattr(fits, part))
-        found[name] = KernelSet.model_construct(None, **parts)
+    """Libraries that engines find on a chip: its own, over those of its line of relatives of the same maker."""
+    line = [one for one in _line(chip(chip_name), "kernels") if one.vendor == chip(chip_name).vendor]
+    found: dict[str, KernelSet] = {}
+    for one in reversed(line):
+        theirs = libraries(one.name)
+        for name, fits in (theirs if one is line[0] else transfer.libraries(theirs, one)).items():
+            lent = found.get(name)
+            parts = {part: dict(getattr(lent, part)) if lent else {} for part in KernelSet.model_fields}
+            for part, known in parts.items():
+                known.update(getattr(fits, part))
+            found[name] = KernelSet.model_construct(None, **parts)
     return found
 
 
@@ -476,6 +474,11 @@ def stating(kind: str, name: str, field: str) -> str:
 
 def _donor(target: Chip, kind: str) -> Chip:
     """The chip whose calibration serves ``target``: itself, or the first one along its line of relatives."""
+    return _line(target, kind)[-1]
+
+
+def _line(target: Chip, kind: str) -> list[Chip]:
+    """``target`` and its relatives, as far as the first one that has a calibration of that kind."""
     line = [target]
     while entry_path(kind, line[-1].name) is None:
         relative = line[-1].relative
@@ -486,7 +489,7 @@ def _donor(target: Chip, kind: str) -> Chip:
                 f"on its measurements, or set its 'relative' to one of: {' '.join(names(kind)) or 'none'}"
             )
         line.append(chip(relative))
-    return line[-1]
+    return line
 
 
 # Words
