@@ -82,6 +82,13 @@ def test_which_engines_run_decodes_in_a_prefills_kernel(chip: str, engine: str, 
     assert StepTimes(found).unpacked is expected
 
 
+def test_a_narrow_cache_has_another_kernel() -> None:
+    narrow = Precision(
+        kv="fp8"
+    )  # FlashAttention 2 reads none: vLLM takes FlashInfer, with a kernel for decodes
+    assert not StepTimes(service("llama-3.1-8b", "rtx-pro-6000", Layout(), narrow, "vllm-2026")).unpacked
+
+
 def test_verifying_drafts_packs_nothing_either() -> None:
     drafts = Speculation(method="draft", acceptance=(0.8, 0.6))
     plain, drafted = StepTimes(served()), StepTimes(served(speculation=drafts))

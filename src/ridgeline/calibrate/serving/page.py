@@ -110,7 +110,7 @@ def _opening(board: ServingBoard, runs: Sequence[Replay], stamp: Stamp) -> str:
 
 Median error (P90) of the time between tokens, TPOT, of measured servers that no number was fitted to:
 {", ".join(said)}.
-{met} of {len(judged)} [targets](#targets) are met; the others are marked.
+{met} of {len(judged)} [targets](#targets) are met{"; the others are marked" if met < len(judged) else ""}.
 
 ![Time between tokens predicted against measured, and the share of points within an error]({stamp.scatter})
 
@@ -133,8 +133,8 @@ def _how(board: ServingBoard) -> str:
 
 - **Shares.** The file was divided once, before any fit. *Unseen configurations* are other configurations of families (a
   model on a chip) in the fit share; *unseen families* are whole families without a row in it. Numbers of engines are
-  fitted on the fit share alone, those of kernels and links on timed kernels. The scores of the test shares and the
-  replays were looked at while the physics was written, so they test the numbers, not a blind model.
+  fitted on the closed loops of the fit share alone, those of kernels and links on timed kernels. The scores of the test
+  shares and the replays were looked at while the physics was written, so they test the numbers, not a blind model.
 - **Quality.** A: all is stated, B: one field is open. C (a hidden variable, such as speculation that is not recorded,
   or a row known to be wrong) is left out of every figure here.
 - **Headline.** Aggregated points: one engine does prefill and decode. TTFT counts only where the client is known

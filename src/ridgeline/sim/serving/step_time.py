@@ -296,10 +296,15 @@ class StepTimes:
             if isinstance(counted.part, Core) and (reach is None or counted.part.reach == reach)
         ]
 
+    @property
+    def _stored(self) -> str:
+        """The format of the cache as kernels are timed with."""
+        stored = self.service.precision.kv
+        return "fp8" if stored.startswith("fp8") else stored
+
     def _attention_rates(self, kind: str) -> AttentionRates:
-        kernels, stored = self.service.kernels, self.service.precision.kv
-        stored = "fp8" if stored.startswith("fp8") else stored
-        rates = attention_rates(self.service.chip, kernels, ("bf16",), (stored,), kind)  # type: ignore[arg-type]
+        kernels = self.service.kernels
+        rates = attention_rates(self.service.chip, kernels, ("bf16",), (self._stored,), kind)  # type: ignore[arg-type]
         if kind == "latent_decode":  # the value is the first part of the cached key
             rates = rates._replace(kv_bytes=np.asarray(rates.kv_bytes) * 576.0 / 1088.0)
         return rates
@@ -313,11 +318,10 @@ class StepTimes:
     @cached_property
     def unpacked(self) -> bool:
         """Whether decodes beside a prefill are blocks of its kernel (`ridgeline.timing.tiled`)."""
-        service = self.service
-        fit, _ = fit_of(service.kernels, "attention", "bf16", "bf16")
+        fit, _ = fit_of(self.service.kernels, "attention", "bf16", self._stored)
         library = fit.provenance.library or ""
         return any(core.kind == "attention" for core, _ in self._cores()) and any(
-            fnmatchcase(library, pattern) for pattern in service.engine.unpacked
+            fnmatchcase(library, pattern) for pattern in self.service.engine.unpacked
         )
 
     @property
