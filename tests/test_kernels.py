@@ -11,7 +11,7 @@ from ridgeline.facts import catalog
 from ridgeline.facts.engine_kernels import engine_kernels
 from ridgeline.facts.kernel_calibration import KernelSet
 from ridgeline.facts.observation import Label
-from ridgeline.timing import attention, gemm, grouped, rates, stream
+from ridgeline.timing import attention, expert_layer, gemm, grouped, rates, stream
 
 CHIP = catalog.chip("h100-sxm")
 KERNELS = catalog.kernel_calibration("h100-sxm")
@@ -218,3 +218,16 @@ def test_nothing_jumps_at_the_edge_of_the_fitted_range() -> None:
             assert one(
                 gemm.gemm_seconds(*high, 1.0, GEMM) / gemm.gemm_seconds(*low, 1.0, GEMM)
             ) == pytest.approx(1.0, abs=most)
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8, 16, 32, 64, 256])
+@pytest.mark.parametrize("mean", [1, 4, 16, 256])
+def test_the_busiest_rank_is_that_of_random_draws(ranks: int, mean: int) -> None:
+    draws = np.random.default_rng(1).multinomial(mean * ranks, np.full(ranks, 1.0 / ranks), 4000)
+    drawn = float(draws.max(axis=1).mean()) / mean
+    assert float(expert_layer.busiest_share(mean * ranks, ranks)) == pytest.approx(drawn, rel=0.05)
+
+
+def test_one_rank_has_all_rows_and_few_rows_no_more_than_all_ranks() -> None:
+    assert float(expert_layer.busiest_share(100, 1)) == 1.0
+    assert np.all(expert_layer.busiest_share(np.array([1e-6, 0.1, 1.0]), 8.0) <= 8.0)
