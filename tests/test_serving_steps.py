@@ -13,6 +13,7 @@ import pytest
 from ridgeline.facts.requests import Requests
 from ridgeline.facts.services import service
 from ridgeline.facts.serving import Layout, Limits, Precision, Service
+from ridgeline.graph.serving.ops import Block
 from ridgeline.sim.serving.build import step_table
 from ridgeline.sim.serving.outcome import DONE
 from ridgeline.sim.serving.policy import step_seconds
@@ -206,6 +207,34 @@ def test_more_requests_and_longer_ones_never_take_less(kind: str) -> None:
 def test_uneven_batches_take_longer_than_even_ones() -> None:
     table = table_of("dense")
     assert step_seconds(table, [200] * 63 + [19_000], [], 64, 0) > step_seconds(table, [494] * 64, [], 64, 0)
+
+
+@pytest.mark.parametrize("which", ["latent", "linear", "chunks"])
+def test_shared_experts_run_beside_the_routed_ones_in_graphs_of_few_tokens(which: str) -> None:
+    """They save at most what they take themselves, nothing beyond the engine's limit, and none without graphs."""
+    plain = served(which)
+    apart = StepTimes(plain.replace(engine=plain.engine.model_copy(update={"beside_tokens": 0})))
+    beside = StepTimes(plain.replace(engine=plain.engine.model_copy(update={"beside_tokens": 64})))
+    eager = plain.engine.model_copy(update={"beside_tokens": 64, "graph_batch": 0, "graph_batches": ()})
+    rows = np.array([1.0, 8.0, 64.0, 65.0, 512.0])
+    parts = [
+        (block, tuple(part for part in block.parts if getattr(part, "beside", False)))
+        for block in apart.blocks
+    ]
+    alone = sum(
+        block.count
+        * StepTimes(plain, (Block(block.name, 1.0, some),)).rows_seconds(rows, "token", prefill=False)
+        for block, some in parts
+        if some
+    )
+    slow, fast = (each.rows_seconds(rows, "token", prefill=False) for each in (apart, beside))
+    saved = slow - fast
+    assert (saved[:3] > 0.2 * alone[:3]).all()
+    assert (saved[:3] <= alone[:3] * (1 + 1e-9)).all()
+    assert saved[3:] == pytest.approx(0.0, abs=1e-12)
+    assert StepTimes(plain.replace(engine=eager)).rows_seconds(rows, "token", prefill=False) == pytest.approx(
+        slow
+    )
 
 
 def test_a_rank_uses_low_latency_kernels_by_its_own_tokens() -> None:

@@ -59,6 +59,12 @@ class Engine(Spec):
         description="attention libraries of that list whose one kernel does prefills and decodes of a step, and packs "
         "query heads and splits keys only where all requests have one query (FlashAttention 2)",
     )
+    beside_tokens: int = Field(
+        0,
+        ge=0,
+        description="most tokens of a step that runs as a graph whose shared experts cost no turn of their own: they "
+        "run beside the routed ones on a second stream, or as one more expert of the same kernel",
+    )
     all_reduce: str = Field("nccl", description="kernels of the all-reduce: vllm, sglang, trtllm or nccl")
     fused_sum: bool = Field(
         False, description="the all-reduce of tensor parallelism adds the residual and normalises too"

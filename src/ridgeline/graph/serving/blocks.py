@@ -257,12 +257,12 @@ class _Division:
             case None:
                 return []
 
-    def _dense(self, name: str, inner: float, gated: bool) -> list[Part]:
+    def _dense(self, name: str, inner: float, gated: bool, beside: bool = False) -> list[Part]:
         arms, form = 2.0 if gated else 1.0, self.precision.linear
         return [
-            Product(f"{name}1", arms * inner, self.h, form, adapted=int(arms)),
-            Pass(f"{name} activation", 2.0 * (arms + 1.0) * inner),
-            Product(f"{name}2", self.h, inner, form, adapted=1),
+            Product(f"{name}1", arms * inner, self.h, form, adapted=int(arms), beside=beside),
+            Pass(f"{name} activation", 2.0 * (arms + 1.0) * inner, beside=beside),
+            Product(f"{name}2", self.h, inner, form, adapted=1, beside=beside),
         ]
 
     def _moe(self, mlp: Moe) -> list[Part]:
@@ -281,7 +281,7 @@ class _Division:
         if spread:
             parts += self._exchange(mlp, out=False)
         if mlp.shared_ffn:
-            parts += self._dense("shared", mlp.shared_ffn / self.tp, mlp.gated)
+            parts += self._dense("shared", mlp.shared_ffn / self.tp, mlp.gated, beside=True)
             parts.append(Pass("shared add", 6.0 * h))
         # without attention data parallelism one sum joins experts and shared experts
         return parts if spread and self.tp == 1 else parts + self._sum("mlp sum")

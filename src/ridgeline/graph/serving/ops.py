@@ -25,6 +25,7 @@ class Product:
     per: Per = "token"
     where: Where = "both"
     adapted: int = 0  # of the matrices that an engine joins in it, those that adapters change
+    beside: bool = False  # of a shared expert: may run beside the routed ones, on a stream of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Pass:
     per: Per = "token"
     where: Where = "both"
     kernels: float = 1.0
+    beside: bool = False  # as of `Product`
 
 
 @dataclass(frozen=True, slots=True)

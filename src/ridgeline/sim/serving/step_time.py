@@ -24,7 +24,7 @@ from ridgeline.timing.attention import AttentionRates, attention_rates, attentio
 from ridgeline.timing.collectives import collective_seconds
 from ridgeline.timing.dispatch import dispatch_seconds
 from ridgeline.timing.expert_layer import busiest_share, expert_layer_seconds
-from ridgeline.timing.gemm import TILES, GemmRates, gemm_rates, gemm_seconds
+from ridgeline.timing.gemm import TILES, GemmRates, gemm_bound_seconds, gemm_rates, gemm_seconds
 from ridgeline.timing.grouped import active_experts
 from ridgeline.timing.rates import operand, peak_flops_per_s, resolve
 from ridgeline.timing.stream import StreamRates, stream_rates, stream_seconds
@@ -180,7 +180,41 @@ class StepTimes:
                     total += counted.count * self._adapted(part, rows)
                 case Experts() if per == "token" and where == "both":
                     total += counted.count * self._experts(part, rows)
+        graph = where == "decode" or (where == "prefill" and self.service.engine.mixed_graph)
+        if per == "token" and graph and not group:
+            total -= self._beside(rows)
         return total + self._products(products, rows)
+
+    def _beside(self, rows: FloatArray) -> FloatArray:
+        """Seconds of shared experts that pass beside the routed ones; the two share the memory and the matrix units.
+
+        ::
+
+            together = max(routed, shared, (bound(routed) + bound(shared)) / (share of the bandwidth reached))
+            beside   = routed + shared - together
+        """
+        engine, total = self.service.engine, np.zeros_like(rows)
+        few = rows <= min(engine.beside_tokens, max(engine.graph_batches, default=engine.graph_batch))
+        if not few.any():
+            return total
+        rows = rows[few]
+        for block in self.blocks:
+            apart = tuple(part for part in block.parts if isinstance(part, Product | Pass) and part.beside)
+            experts = next((part for part in block.parts if isinstance(part, Experts)), None)
+            if experts is None or not apart:
+                continue
+            routed = self._experts(experts, rows)
+            shared = StepTimes(self.service, (Block(block.name, 1.0, apart),)).work_seconds(
+                rows, "token", "both"
+            )
+            bound = self._experts_bound(experts, rows)
+            for part in apart:
+                if isinstance(part, Product):
+                    rates = self._rates((part.format,))
+                    bound = bound + gemm_bound_seconds(rows[None, :], part.n, part.k, 1.0, rates)[0]
+            together = np.maximum(np.maximum(routed, shared), bound / float(self._stream.memory))
+            total[few] += block.count * np.maximum(routed + shared - together, 0.0)
+        return total
 
     def _together(self, part: Part) -> bool:
         """Whether ranks of attention data parallelism do a part together: experts, and the way to them and back."""
@@ -258,6 +292,13 @@ class StepTimes:
             rows * part.group_tokens, routed, active, slots, part.hidden, part.inner, part.arms, fit, dense,
             self._stream_bytes_per_s,
         )  # fmt: skip
+
+    def _experts_bound(self, part: Experts, rows: FloatArray) -> FloatArray:
+        """What `_experts` cannot be faster than [s]: weights of the experts that get rows, or their products."""
+        _, dense = self._grouped[part.format]
+        _, routed, active = _routed(part, rows)
+        up = gemm_bound_seconds(routed / active, part.arms * part.inner, part.hidden, active, dense)
+        return up + gemm_bound_seconds(routed / active, part.hidden, part.inner, active, dense)
 
     def expert_edges(self, most: int) -> FloatArray:
         """Tokens, up to ``most``, after which an expert's mean rows fill one tile more: its time jumps there."""
