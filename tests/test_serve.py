@@ -19,7 +19,7 @@ from ridgeline.cli.main import main
 from ridgeline.explore import serving_check, serving_effects, serving_pools
 from ridgeline.explore.serving_check import Pool
 from ridgeline.explore.serving_loads import table_of
-from ridgeline.explore.serving_plan import Load, ServingPlan, Target, front
+from ridgeline.explore.serving_plan import Load, ServingPlan, Target, front, fronts
 from ridgeline.explore.serving_search import NothingFits, ServingSearch, search
 from ridgeline.explore.serving_space import ServingSpace, engines_of, formats, layouts, wrong
 from ridgeline.facts import catalog
@@ -77,6 +77,20 @@ def test_front_is_what_no_plan_beats(which: str, request: pytest.FixtureRequest)
     every = np.array([(plan.tokens_per_s_user, plan.tokens_per_s_chip) for plan in result.plans])
     for user, chip in front_points:
         assert not np.any((every[:, 0] > user) & (every[:, 1] > chip * (1.0 + 1e-9)))
+
+
+def test_each_kind_of_pools_has_a_front_of_its_own(moe: ServingSearch) -> None:
+    """A pair of pools that beats all single pools does not hide which of those are best."""
+    assert {plan.disaggregated for plan in moe.plans} == {False, True}
+    kept = fronts(moe.plans)
+    assert {id(plan) for plan in moe.front} <= {id(plan) for plan in kept}
+    for plan in moe.plans:
+        alike = [other for other in kept if other.disaggregated == plan.disaggregated]
+        assert any(
+            other.tokens_per_s_user >= plan.tokens_per_s_user
+            and other.tokens_per_s_chip >= plan.tokens_per_s_chip * (1.0 - 1e-9)
+            for other in alike
+        )
 
 
 def test_front_does_not_depend_on_the_order(dense: ServingSearch) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from ridgeline.api import serving_words as words
 from ridgeline.api.results import version
 from ridgeline.api.serving_simulation import busy_second
-from ridgeline.explore.serving_plan import ServingPlan
+from ridgeline.explore.serving_plan import ServingPlan, fronts
 from ridgeline.facts import catalog
 from ridgeline.facts.serving import Service
 from ridgeline.graph.serving.memory import memory
@@ -89,8 +89,8 @@ def _facts(result: ServingResult) -> list[tuple[str, str, str]]:
 
 
 def _points(result: ServingResult) -> list[ServingPoint]:
-    """Every plan, at most `POINTS` of them by an even stride, and all that are on the front."""
-    found, edge = result.search, {id(plan) for plan in result.front}
+    """Every plan, at most `POINTS` of them by an even stride, and all that no other of their kind beats."""
+    found, edge = result.search, {id(plan) for plan in fronts(result.search.plans)}
     stride = max(1, len(found.plans) // POINTS)
     kept = [plan for n, plan in enumerate(found.plans) if n % stride == 0 or id(plan) in edge]
     kept = [*(plan for plan in kept if plan is not result.plan), result.plan]

@@ -193,3 +193,12 @@ def front(plans: Sequence[ServingPlan]) -> list[ServingPlan]:
             kept.append(plan)
             most = plan.tokens_per_s_chip
     return kept
+
+
+def fronts(plans: Sequence[ServingPlan]) -> list[ServingPlan]:
+    """The `front` of one pool of engines, and that of pools of prefill and decode, where there are such plans."""
+    return [
+        plan
+        for kind in (False, True)
+        for plan in front([plan for plan in plans if plan.disaggregated is kind])
+    ]

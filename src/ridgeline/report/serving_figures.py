@@ -414,13 +414,14 @@ def _unit(values: NDArray[np.float64]) -> tuple[float, str]:
 
 
 def _range(xs: NDArray[np.float64], slo: float | None, *, logarithmic: bool) -> dict[str, Any]:
-    """Room on the right for the last label."""
+    """Room on the right for the last label, and for that of the line at the SLO, which is longer."""
     low, high = float(xs[0]), max(float(xs[-1]), slo or 0.0)
     if logarithmic:
-        span = math.log10(high) - math.log10(low)
-        return {"type": "log", "range": [math.log10(low) - 0.03 * span, math.log10(high) + 0.14 * span],
-                "dtick": 1}  # fmt: skip
-    return {"range": [0.0, 1.16 * high]}
+        ends = np.log10([low, high, slo or low])
+        span = ends[1] - ends[0]
+        last = max(ends[1] + 0.14 * span, ends[2] + 0.42 * span)
+        return {"type": "log", "range": [ends[0] - 0.03 * span, last], "dtick": 1}
+    return {"range": [0.0, max(1.16 * high, 1.45 * (slo or 0.0))]}
 
 
 def _place(x: float, *, logarithmic: bool) -> float:
