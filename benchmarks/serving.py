@@ -13,6 +13,8 @@ import argparse
 import dataclasses
 import gzip
 import json
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -24,6 +26,8 @@ from ridgeline.sim.serving.table import StepTable
 
 #: Requests per second of one replica on one core, without and with a prefix cache.
 TARGET_PLAIN, TARGET_CACHED = 100_000, 40_000
+#: Requests of one long simulation, in a process of its own whose peak is read.
+MANY = 10_000_000
 
 
 def h100_8b() -> StepTable:
@@ -133,6 +137,28 @@ def rate(name: str, requests: Requests, table: StepTable, target: float, repeats
     ]
 
 
+def long_run(azure_file: str | None, num_requests: int, load: float) -> None:
+    """Simulate once and print the seconds, and the resident peak of this process [KiB]."""
+    import resource
+
+    table = h100_8b()
+    requests = at_load(azure(azure_file, num_requests), table, load)
+    start = time.perf_counter()
+    simulate(requests, table)
+    print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def many(azure_file: str | None, load: float) -> list[Figure]:
+    """`long_run` of `MANY` requests, where a system tells the peak of a process."""
+    if sys.platform == "win32":
+        return []
+    words = [sys.executable, __file__, "--long-run", "--requests", str(MANY), "--load", str(load)]
+    words += ["--azure", azure_file] if azure_file else []
+    seconds, kib = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+    taken = f"{float(seconds):.0f} s, {float(kib) * 1024 / 1e9:.1f} GB resident at the peak"
+    return [Figure(f"  {MANY:,} requests in one simulation", taken)]
+
+
 def figures(
     azure_file: str | None = None,
     mooncake_file: str | None = None,
@@ -145,6 +171,7 @@ def figures(
     simulate(azure(azure_file, 10), table)  # compiled code is kept on disk
     lengths = "Azure conversation lengths" if azure_file else "log-normal lengths"
     found = rate(lengths, at_load(azure(azure_file, num_requests), table, load), table, TARGET_PLAIN, repeats)
+    found += many(azure_file, load)
     if mooncake_file:
         requests = at_load(mooncake(mooncake_file, 5), table, load)
         found += rate("Mooncake trace, prefix cache", requests, table, TARGET_CACHED, repeats)
@@ -159,7 +186,11 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200_000)
     parser.add_argument("--load", type=float, default=0.8)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--long-run", action="store_true", help="one simulation: seconds, KiB at the peak")
     given = parser.parse_args()
+    if given.long_run:
+        long_run(given.azure, given.requests, given.load)
+        return
     show(figures(given.azure, given.mooncake, given.requests, given.load, given.repeats))
 
 
