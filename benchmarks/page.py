@@ -45,8 +45,8 @@ difference is their noise. Nothing runs on more than one core, and nothing is ke
   start of its process to its end: catalog, search, five full predictions, what-ifs, text.
 - **The serving simulation** runs one replica (an 8B model on one H100, as a roofline) iteration by iteration, at 0.8 of
   the load that it can bear. Traces are the published ones, repeated: Azure conversation lengths with Poisson arrivals,
-  Mooncake requests in their own order with their own prefixes. Code is compiled at the first use on a machine. Memory is
-  a fixed size for each request, however many tokens it makes.
+  Mooncake requests in their own order with their own prefixes. Code is compiled at the first use on a machine. Memory
+  is a fixed size for each request, however many tokens it makes.
 - **The serving search** looks at every engine, layout, format and load of one pool and of two. **One estimate** is the
   closed form of a steady state from a table that is already made.
 """
