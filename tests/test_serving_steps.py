@@ -237,6 +237,21 @@ def test_shared_experts_run_beside_the_routed_ones_in_graphs_of_few_tokens(which
     )
 
 
+def test_what_is_remembered_of_a_chip_is_not_told_of_another() -> None:
+    plain, rows = served("experts"), np.array([1.0, 64.0, 4096.0])
+    memory = plain.chip.memory.model_copy(update={"bandwidth": 2.0 * plain.chip.memory.bandwidth})
+    wide = plain.replace(chip=plain.chip.model_copy(update={"memory": memory}))
+    before = StepTimes(plain).rows_seconds(rows, "token", prefill=False)
+    assert (StepTimes(wide).rows_seconds(rows, "token", prefill=False) < 0.99 * before).all()
+    assert (StepTimes(plain).rows_seconds(rows, "token", prefill=False) == before).all()
+    contexts = np.array([128.0, 8192.0])
+    seen = [
+        StepTimes(each).decode_seconds(np.full(2, 32.0), contexts, np.inf) for each in (plain, wide, plain)
+    ]
+    assert (seen[1] < seen[0]).all()
+    assert (seen[2] == seen[0]).all()
+
+
 def test_a_rank_uses_low_latency_kernels_by_its_own_tokens() -> None:
     """Whether 64 tokens are sent by the kernels of decode does not depend on what else is tabulated."""
     plain = served("latent, attention ranks")

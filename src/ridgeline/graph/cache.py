@@ -10,7 +10,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 SIZE = 256
-_VALUES = (str, int, float, tuple)
+_VALUES = (str, bytes, int, float, tuple)
 
 
 @overload
@@ -24,7 +24,7 @@ def by_identity(*, size: int) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
 def by_identity(
     function: Callable[_P, _R] | None = None, *, size: int = SIZE
 ) -> Callable[_P, _R] | Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Remember ``size`` results by positional arguments: facts by identity, numbers, text and tuples by value.
+    """Remember ``size`` results by positional arguments: facts by identity, numbers, text, bytes and tuples by value.
 
     For pure functions of frozen values; what is given by keyword must follow from the rest.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ridgeline.facts.architecture import Attention, LatentAttention, Moe
 from ridgeline.facts.observation import Label
 from ridgeline.facts.serving import Service
-from ridgeline.sim.serving.step_time import multiplied
+from ridgeline.sim.serving.operator_times import multiplied
 from ridgeline.timing.rates import resolve, worst
 
 

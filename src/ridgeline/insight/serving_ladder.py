@@ -15,8 +15,9 @@ from ridgeline.facts.serving import Service
 from ridgeline.graph.serving.memory import format_bytes, memory
 from ridgeline.graph.serving.ops import Block, Experts, Message, Product
 from ridgeline.metrics import Rung
+from ridgeline.sim.serving.operator_times import multiplied
 from ridgeline.sim.serving.steady import Steady, decode_step_s
-from ridgeline.sim.serving.step_time import StepTimes, multiplied
+from ridgeline.sim.serving.step_time import StepTimes
 from ridgeline.sim.serving.table import StepTable
 from ridgeline.timing.grouped import active_experts
 from ridgeline.timing.rates import peak_flops_per_s

@@ -16,7 +16,7 @@ from ridgeline.calibrate.serving.score import ServingRow
 from ridgeline.calibrate.serving.services import service_of
 from ridgeline.calibrate.shapes import NotPredictable
 from ridgeline.facts.parameters import matmul_parameters_per_token
-from ridgeline.sim.serving.step_time import multiplied
+from ridgeline.sim.serving.operator_times import multiplied
 from ridgeline.timing.rates import peak_flops_per_s
 
 

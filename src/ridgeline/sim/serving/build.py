@@ -16,7 +16,8 @@ from ridgeline.graph.cache import by_identity
 from ridgeline.graph.serving.blocks import mtp_blocks
 from ridgeline.graph.serving.memory import Memory, memory
 from ridgeline.graph.serving.ops import Where
-from ridgeline.sim.serving.step_time import StepTimes, multiplied
+from ridgeline.sim.serving.operator_times import multiplied
+from ridgeline.sim.serving.step_time import StepTimes
 from ridgeline.sim.serving.table import StepTable
 from ridgeline.timing.energy import joules_per_flop
 

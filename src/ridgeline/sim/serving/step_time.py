@@ -9,41 +9,33 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.facts import catalog
-from ridgeline.facts.kernel_calibration import GroupedFit, KernelSet
 from ridgeline.facts.serving import Service
 from ridgeline.graph.serving.blocks import step_blocks
 from ridgeline.graph.serving.ops import Adapted, Block, Core, Experts, Message, Part, Pass, Product, Where
+from ridgeline.sim.serving import operator_times as operators
 from ridgeline.timing.adapters import ADAPTER_KERNELS, adapter_seconds
-from ridgeline.timing.attention import AttentionRates, attention_rates, attention_seconds, fit_of
+from ridgeline.timing.attention import AttentionRates, fit_of
 from ridgeline.timing.collectives import collective_seconds
 from ridgeline.timing.dispatch import dispatch_seconds
-from ridgeline.timing.expert_layer import busiest_share, expert_layer_seconds
-from ridgeline.timing.gemm import TILES, GemmRates, gemm_bound_seconds, gemm_rates, gemm_seconds
-from ridgeline.timing.grouped import active_experts
+from ridgeline.timing.gemm import TILES
 from ridgeline.timing.rates import operand, peak_flops_per_s, resolve
-from ridgeline.timing.stream import StreamRates, stream_rates, stream_seconds
+from ridgeline.timing.stream import StreamRates, stream_rates
 from ridgeline.timing.tiled import UNSPLIT as UNPACKED_UNSPLIT
 from ridgeline.timing.tiled import tiled_seconds
 from ridgeline.timing.topology import Placement, place
 
 FloatArray = NDArray[np.float64]
 
-#: Ending of formats whose weights alone are narrow: products run in a wide format and read the narrow weights.
-WEIGHT_ONLY = "-wo"
 #: Rows of the smallest tile of a product.
 TILE_ROWS = float(TILES[:, 0].min())
 #: Most tokens of a rank that the low-latency kernels of an expert exchange take.
 LOW_LATENCY_TOKENS = 256.0
 #: From so many requests' heads a core on, decode kernels no longer split one over cores.
 UNSPLIT = 0.5
-#: Shortest prefills share a kernel with others: a lone one this short would leave cores idle.
-TOGETHER_TOKENS = 2048.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +44,6 @@ class _Counted:
 
     part: Part
     count: float
-
-
-def multiplied(name: str) -> str:
-    """The format that products of weights stored in ``name`` run in: weights alone may be narrow."""
-    return catalog.number_format(name).matrix_as if name.endswith(WEIGHT_ONLY) else name
 
 
 class StepTimes:
@@ -97,21 +84,11 @@ class StepTimes:
     def _cp(self) -> Placement:
         return place(self.service.layout.cp, self.service.layout.tp, self.service.cluster)
 
-    def _rates(self, formats: tuple[str, ...], kernels: KernelSet | None = None) -> GemmRates:
-        """Rates of products; weight-only formats multiply in the wide one. Without ``kernels``: the engine's."""
-        names = [multiplied(name) for name in formats]
-        rates = gemm_rates(self.service.chip, kernels or self.service.kernels, names)
-        narrow = [
-            catalog.number_format(name).bytes if name.endswith(WEIGHT_ONLY) else operand(name).bytes
-            for name in formats
-        ]
-        return rates._replace(in_bytes=np.array(narrow).reshape(-1, 1))
-
     def _cast(self, formats: tuple[str, ...]) -> tuple[FloatArray, FloatArray]:
         """Quantisation of products' inputs in kernels of their own: seconds, seconds a value ``[formats, 1]``."""
         fixed, each = np.zeros((len(formats), 1)), np.zeros((len(formats), 1))
         for i, name in enumerate(formats):
-            if name.endswith(WEIGHT_ONLY):
+            if name.endswith(operators.WEIGHT_ONLY):
                 continue
             fit, _ = resolve(self.service.kernels.gemm, name)
             apart = self.service.engine.casts_apart
@@ -207,11 +184,12 @@ class StepTimes:
             shared = StepTimes(self.service, (Block(block.name, 1.0, apart),)).work_seconds(
                 rows, "token", "both"
             )
-            bound = self._experts_bound(experts, rows)
-            for part in apart:
-                if isinstance(part, Product):
-                    rates = self._rates((part.format,))
-                    bound = bound + gemm_bound_seconds(rows[None, :], part.n, part.k, 1.0, rates)[0]
+            products = tuple(part for part in apart if isinstance(part, Product))
+            service = self.service
+            bound = operators.products_bound_seconds(service.chip, service.kernels, products, rows)
+            bound = bound + operators.experts_bound_seconds(
+                service.chip, service.kernels, service.calibration.kernels, experts, rows
+            )
             together = np.maximum(np.maximum(routed, shared), bound / float(self._stream.memory))
             total[few] += block.count * np.maximum(routed + shared - together, 0.0)
         return total
@@ -225,17 +203,14 @@ class StepTimes:
     def _products(self, products: list[tuple[Product, float]], rows: FloatArray) -> FloatArray:
         if not products:
             return np.zeros_like(rows)
-        n, k, copies, counts = (
-            np.array([values], dtype=np.float64).T
-            for values in (
-                [part.n for part, _ in products], [part.k for part, _ in products],
-                [part.copies for part, _ in products], [count for _, count in products],
-            )
-        )  # fmt: skip
-        formats = tuple(part.format for part, _ in products)
-        seconds = gemm_seconds(rows[None, :], n, k, copies, self._rates(formats))
-        fixed, each = self._cast(formats)
-        return np.asarray((counts * (seconds + fixed + each * rows[None, :] * k)).sum(axis=0))
+        service = self.service
+        seconds = operators.products_seconds(service.chip, service.kernels, tuple(products), rows.tobytes())
+        k, counts = (
+            np.array([values]).T
+            for values in ([part.k for part, _ in products], [count for _, count in products])
+        )
+        fixed, each = self._cast(tuple(part.format for part, _ in products))
+        return np.asarray(seconds + (counts * (fixed + each * rows[None, :] * k)).sum(axis=0))
 
     def _adapted(self, part: Adapted, rows: FloatArray) -> FloatArray:
         """Adapters of ``rows`` tokens of as many requests as may run: the most that prefills, of few requests, pay."""
@@ -266,47 +241,23 @@ class StepTimes:
             part.kind, size, group, service.cluster, service.calibration.links, engine=engine
         )
 
-    @cached_property
-    def _grouped(self) -> dict[str, tuple[GroupedFit, GemmRates]]:
-        found: dict[str, tuple[GroupedFit, GemmRates]] = {}
-        for counted in self.parts:
-            if isinstance(counted.part, Experts):
-                name = multiplied(counted.part.format)
-                rates = self._rates((counted.part.format,), self.service.calibration.kernels)
-                scalars: dict[str, Any] = {
-                    key: float(np.ravel(getattr(rates, key))[0])
-                    for key in rates._fields
-                    if key not in ("surface", "labels", "bandwidth_bytes_per_s", "cores", "out_bytes")
-                }
-                if rates.surface is not None:
-                    scalars["surface"] = rates.surface.reshape(-1)
-                flat = rates._replace(**scalars)
-                found[counted.part.format] = (resolve(self.service.kernels.grouped, name)[0], flat)
-        return found
-
     def _experts(self, part: Experts, rows: FloatArray) -> FloatArray:
-        """The busiest rank's experts under random routing."""
-        fit, dense = self._grouped[part.format]
-        slots, routed, active = _routed(part, rows)
-        return expert_layer_seconds(
-            rows * part.group_tokens, routed, active, slots, part.hidden, part.inner, part.arms, fit, dense,
-            self._stream_bytes_per_s,
-        )  # fmt: skip
-
-    def _experts_bound(self, part: Experts, rows: FloatArray) -> FloatArray:
-        """What `_experts` cannot be faster than [s]: weights of the experts that get rows, or their products."""
-        _, dense = self._grouped[part.format]
-        _, routed, active = _routed(part, rows)
-        up = gemm_bound_seconds(routed / active, part.arms * part.inner, part.hidden, active, dense)
-        return up + gemm_bound_seconds(routed / active, part.hidden, part.inner, active, dense)
+        service = self.service
+        return operators.experts_seconds(
+            service.chip, service.kernels, service.calibration.kernels, (part,), rows.tobytes()
+        )
 
     def expert_edges(self, most: int) -> FloatArray:
         """Tokens, up to ``most``, after which an expert's mean rows fill one tile more: its time jumps there."""
         rows = np.arange(1.0, most + 1.0)
         found = [np.zeros(0)]
         for part in {replace(each.part, name="") for each in self.parts if isinstance(each.part, Experts)}:
-            _, routed, active = _routed(part, rows)
-            tiles = np.ceil((routed / active + self._grouped[part.format][0].padding) / TILE_ROWS)
+            service = self.service
+            fit, _ = operators.expert_rates(
+                service.chip, service.kernels, service.calibration.kernels, part.format
+            )
+            _, routed, active = operators.routing(part, rows)
+            tiles = np.ceil((routed / active + fit.padding) / TILE_ROWS)
             found.append(rows[:-1][np.diff(tiles) > 0.0])
         return np.concatenate(found)
 
@@ -330,12 +281,12 @@ class StepTimes:
         found = {counted.part.reach for counted in self.parts if isinstance(counted.part, Core)}
         return tuple(sorted(found)) or (float("inf"),)
 
-    def _cores(self, reach: float | None = None) -> list[tuple[Core, float]]:
-        return [
+    def _cores(self, reach: float | None = None) -> operators.Cores:
+        return tuple(
             (counted.part, counted.count)
             for counted in self.parts
             if isinstance(counted.part, Core) and (reach is None or counted.part.reach == reach)
-        ]
+        )
 
     @property
     def _stored(self) -> str:
@@ -343,18 +294,8 @@ class StepTimes:
         stored = self.service.precision.kv
         return "fp8" if stored.startswith("fp8") else stored
 
-    def _attention_rates(self, kind: str) -> AttentionRates:
-        kernels = self.service.kernels
-        rates = attention_rates(self.service.chip, kernels, ("bf16",), (self._stored,), kind)  # type: ignore[arg-type]
-        if kind == "latent_decode":  # the value is the first part of the cached key
-            rates = rates._replace(kv_bytes=np.asarray(rates.kv_bytes) * 576.0 / 1088.0)
-        return rates
-
-    @cached_property
-    def _rates_by_kind(self) -> dict[str, AttentionRates]:
-        return {
-            kind: self._attention_rates(kind) for kind in ("attention", "decode", "latent", "latent_decode")
-        }
+    def _core_rates(self, kind: str) -> AttentionRates:
+        return operators.core_rates(self.service.chip, self.service.kernels, kind, self._stored)
 
     @cached_property
     def unpacked(self) -> bool:
@@ -386,29 +327,19 @@ class StepTimes:
     @property
     def prefill_rates(self) -> AttentionRates:
         """Rates of attention over prompts."""
-        return self._rates_by_kind["attention"]
+        return self._core_rates("attention")
 
     def decode_seconds(self, batch: FloatArray, context: FloatArray, reach: float) -> FloatArray:
         """Attention of ``batch`` requests that see ``context`` keys each, in the layers of one reach [s]."""
         batch, context = np.broadcast_arrays(np.asarray(batch, np.float64), np.asarray(context, np.float64))
-        flat_b, flat_c = np.maximum(batch.ravel(), 1.0), np.maximum(context.ravel(), 1.0)
-        total = np.zeros_like(flat_b)
         queries = 1.0 + self.service.speculation.drafts
         if queries > 1.0 and self.unpacked:  # several queries each: the kernel packs nothing
             return self.mixed_seconds(batch, context, reach)
-        for core, count in self._cores(reach):
-            if core.kind == "index":
-                moved = flat_b * flat_c * (core.head_dim + 8.0)
-                total += count * stream_seconds(moved, self._stream, kernels=3.0)
-                continue
-            latent = core.kind == "latent"
-            rates = self._rates_by_kind["latent_decode" if latent else "decode"]
-            kv_heads = 1.0 if latent else core.kv_heads
-            d = core.latent_dim if latent else core.head_dim
-            v = core.latent_v if latent else core.v_dim
-            # drafts of a request share its keys: more query heads for each key
-            seconds = attention_seconds(flat_b, core.heads * queries, kv_heads, 1.0, flat_c, d, v, rates)
-            total += count * np.ravel(seconds)
+        service = self.service
+        total = operators.decode_seconds(
+            service.chip, service.kernels, service.calibration.kernels, self._cores(reach), self._stored, queries,
+            np.maximum(batch, 1.0).tobytes(), np.maximum(context, 1.0).tobytes(),
+        )  # fmt: skip
         return np.where(batch > 0, total.reshape(batch.shape), 0.0)
 
     def core_share(self, reach: float) -> tuple[float, float]:
@@ -423,47 +354,19 @@ class StepTimes:
             if core.kind != "attention":
                 continue
             key = core.head_dim + core.v_dim
-            kv_bytes = float(np.ravel(self._rates_by_kind["decode"].kv_bytes)[0])
+            kv_bytes = float(np.ravel(self._core_rates("decode").kv_bytes)[0])
             seconds += count * key * kv_bytes * chip.cores / (stream * chip.memory.bandwidth)
             items = core.kv_heads / chip.cores
         return seconds, items
 
     def prefill_seconds(self, q: FloatArray, kv: FloatArray) -> FloatArray:
-        """Attention of a chunk of ``q`` new tokens that see ``kv`` keys, its own included, without launch [s].
-
-        Ranks of context parallelism take equal shares of the tokens and of the pairs (zigzag), each against all keys.
-        """
+        """Attention of a chunk of ``q`` new tokens that see ``kv`` keys, its own included, without launch [s]."""
         q, kv = np.broadcast_arrays(np.asarray(q, np.float64), np.asarray(kv, np.float64))
-        flat_q, flat_k = q.ravel(), np.maximum(kv.ravel(), q.ravel())
-        total = np.zeros_like(flat_q)
-        cp = float(self.service.layout.cp)
-        own_q = np.maximum(flat_q / cp, 1.0)
-        together = np.maximum(TOGETHER_TOKENS / own_q, 1.0)
-        for core, count in self._cores():
-            pairs = computed_pairs(flat_q, flat_k, core.reach, chunked=core.chunked)
-            if core.kind == "index":
-                rate = self._rates_by_kind["attention"]
-                flops = 2.0 * pairs / cp * core.heads * core.head_dim
-                total += count * flops / (0.5 * float(np.ravel(rate.peak_flops_per_s)[0]))
-                continue
-            kind = "latent" if core.kind == "latent" else "attention"
-            rates = self._rates_by_kind[kind]
-            share = np.clip(pairs / (flat_q * flat_k), 1e-6, 1.0)
-            seconds = np.ravel(
-                attention_seconds(
-                    together, core.heads, core.kv_heads, own_q, flat_k, core.head_dim, core.v_dim, rates,
-                    causal_share=share,
-                )
-            )  # fmt: skip
-            launch = float(np.ravel(rates.launch)[0])
-            total += count * np.maximum(seconds - launch, 0.1 * launch) / together
-            if core.expand_n:  # cached keys of earlier chunks and of other ranks are expanded again
-                cached = np.maximum(flat_k - own_q, 0.0)
-                form = (self.service.precision.of_attention,)
-                expand = gemm_seconds(
-                    np.maximum(cached, 1.0), core.expand_n, core.latent_v, 1.0, self._rates(form)
-                )
-                total += count * np.where(cached > 0, np.ravel(expand), 0.0)
+        service = self.service
+        total = operators.prefill_seconds(
+            service.chip, service.kernels, self._cores(), service.layout.cp, self._stored,
+            service.precision.of_attention, q.tobytes(), np.maximum(kv, q).tobytes(),
+        )  # fmt: skip
         return total.reshape(q.shape)
 
     def prefill_fixed_seconds(self) -> float:
@@ -471,7 +374,7 @@ class StepTimes:
         total = 0.0
         for core, count in self._cores():
             if core.kind != "index":
-                rates = self._rates_by_kind["latent" if core.kind == "latent" else "attention"]
+                rates = self._core_rates("latent" if core.kind == "latent" else "attention")
                 total += count * float(np.ravel(rates.launch)[0])
         return total
 
@@ -486,25 +389,3 @@ def _kernels_of(part: Part) -> float:
             return ADAPTER_KERNELS
         case _:
             return 1.0
-
-
-def _routed(part: Experts, rows: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Routed rows of the group, rows of the busiest rank, and its experts that get any, by tokens of a rank."""
-    slots = rows * part.group_tokens * part.topk
-    held = part.experts / part.ranks
-    routed = np.maximum(slots / part.ranks * busiest_share(slots, part.ranks), 1.0)
-    return slots, routed, np.minimum(active_experts(routed, held), held)
-
-
-def computed_pairs(q: FloatArray, kv: FloatArray, reach: float, *, chunked: bool = False) -> FloatArray:
-    """Query-key pairs of the last ``q`` of ``kv`` tokens under a causal mask that reaches ``reach`` keys back [1]."""
-    first = kv - q + 1.0
-    if not np.isfinite(reach):
-        return np.asarray(q * (first + (q - 1.0) / 2.0))
-    if chunked:  # a query sees its own chunk: half of it in the mean once chunks have passed
-        seen = np.where(
-            kv <= reach, first + (q - 1.0) / 2.0, np.minimum(first + (q - 1.0) / 2.0, reach / 2.0)
-        )
-        return np.asarray(q * np.maximum(seen, 1.0))
-    rising = np.clip(reach - first, 0.0, q)
-    return np.asarray(rising * (first + (rising - 1.0) / 2.0) + (q - rising) * reach)
