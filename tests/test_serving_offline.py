@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,17 @@ def test_widths_hold_four_fifths_of_the_fit_share_alone() -> None:
     assert set(widths) == {"tpot"}
 
 
+def test_separate_pools_are_given_what_they_need_beyond_their_kind() -> None:
+    one = list(np.linspace(-0.5, 0.5, 101))
+    wide = [
+        replace(row, case=replace(row.case, mode="disaggregated"))
+        for row in rows({"fit": [3.0 * error for error in one]}).rows
+    ]
+    widths = ranges.fit_ranges(ServingBoard((*rows({"fit": one}).rows, *wide)))["tpot"]
+    assert widths["dense"] == pytest.approx(0.4, abs=0.02)
+    assert math.hypot(widths["dense"], widths["pools"]) == pytest.approx(1.2, abs=0.06)
+
+
 def test_the_winkler_score_counts_width_and_misses() -> None:
     inside = ranges.winkler(rows({"fit": [0.0, 0.1]}).rows)
     assert inside == pytest.approx(0.4)
@@ -136,6 +148,7 @@ def test_shipped_ranges_have_every_metric_and_kind() -> None:
             assert low * high == pytest.approx(4.0)
             assert high > 2.0
             assert serving_ranges.ends(2.0, metric, kind, queued=True)[1] >= high
+            assert serving_ranges.ends(2.0, metric, kind, pools=True)[1] >= high
 
 
 def test_calibrate_ranges_writes_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,7 +73,7 @@ class ServingResult:
         one = self.plan.service
         experts = any(isinstance(layer.mlp, Moe) for layer in one.architecture.layers)
         kind = serving_ranges.kind_of(experts=experts, drafts=one.speculation.drafts > 0)
-        return serving_ranges.ends(self.tpot_s, "tpot", kind)
+        return serving_ranges.ends(self.tpot_s, "tpot", kind, pools=self.plan.disaggregated)
 
     @property
     def tokens_per_s_chip(self) -> float:

@@ -16,23 +16,25 @@ from ridgeline.facts import catalog, document
 FILE = "serving_ranges.yaml"
 #: What a width is listed by: metrics, and under each the kinds of model.
 METRICS = ("tpot", "ttft", "output_tokens_per_s", "offline")
-DENSE, EXPERTS, DRAFTS, QUEUED = "dense", "experts", "drafts", "queued"
+DENSE, EXPERTS, DRAFTS = "dense", "experts", "drafts"
 KINDS = (DENSE, EXPERTS, DRAFTS)
+#: What comes on top in quadrature: near saturation a small error of the capacity becomes a queue; of separate pools of
+#: prefill and decode less is known.
+QUEUED, POOLS = "queued", "pools"
 
 
-def half_width(metric: str, kind: str, *, queued: bool = False) -> float:
-    """Half width of the 80 % range of one metric, in logarithms.
-
-    ``queued``: near saturation, where a small error of the capacity becomes a queue; that adds in quadrature.
-    """
+def half_width(metric: str, kind: str, *, queued: bool = False, pools: bool = False) -> float:
+    """Half width of the 80 % range of one metric, in logarithms; ``queued``, ``pools``: as `QUEUED` and `POOLS` say."""
     widths = _table(catalog.BUILT_IN / FILE)[metric]
-    base, extra = float(widths[kind]), float(widths.get(QUEUED, 0.0)) if queued else 0.0
-    return math.hypot(base, extra)
+    extra = [float(widths.get(name, 0.0)) for name, given in ((QUEUED, queued), (POOLS, pools)) if given]
+    return math.hypot(float(widths[kind]), *extra)
 
 
-def ends(value: float, metric: str, kind: str, *, queued: bool = False) -> tuple[float, float]:
+def ends(
+    value: float, metric: str, kind: str, *, queued: bool = False, pools: bool = False
+) -> tuple[float, float]:
     """Low and high end of the range about ``value``, in its unit."""
-    wide = math.exp(half_width(metric, kind, queued=queued))
+    wide = math.exp(half_width(metric, kind, queued=queued, pools=pools))
     return value / wide, value * wide
 
 

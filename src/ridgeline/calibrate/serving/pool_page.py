@@ -31,11 +31,12 @@ def _opening(board: ServingBoard) -> str:
 
 {len(points)} points of quality A and B, {sum(points.values())} predicted{left}. Prefill and decode engines with their
 own layouts are simulated together with the client and the links between them; the engine that decodes sends the first
-token as it admits a request. No number is fitted to these points. What they leave open (slots of a decode engine,
-drafts, tokens of a prefill step, memory) is taken from the recipes that the benchmark publishes, by client and engine:
-`pool_settings.yaml` of the catalog. The slots are read off the users, so a point whose recipe has more of them is
-predicted with a queue that it did not have. Of the prompts of each user, ten, three are simulated; the last two stand
-for the rest. TTFT counts where the client is known; no target speaks of it here."""
+token as it admits a request. No number is fitted to these points but what their ranges need beyond those of one pool,
+on the fit share. What they leave open (slots of a decode engine, drafts, tokens of a prefill step, memory) is taken
+from the recipes that the benchmark publishes, by client and engine: `pool_settings.yaml` of the catalog. The slots are
+read off the users, so a point whose recipe has more of them is predicted with a queue that it did not have. Of the
+prompts of each user, ten, three are simulated; the last two stand for the rest. TTFT counts where the client is known;
+no target speaks of it here."""
 
 
 def _shares(board: ServingBoard) -> list[str]:
@@ -60,7 +61,7 @@ def _fields(board: ServingBoard) -> list[str]:
         parts = by(board.pools, [row.key(field) or "not predicted" for row in board.pools])
         body = [[key, *short(board, part)] for key, part in parts.items()]
         note = (
-            "Points of all shares together, as nothing was fitted to any; so in the tables below.\n\n"
+            "Points of all shares together, as no prediction was fitted to any; so in the tables below.\n\n"
             if not sections
             else ""
         )

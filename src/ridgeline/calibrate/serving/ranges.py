@@ -21,7 +21,7 @@ Widths = dict[str, dict[str, float]]
 def fit_ranges(board: ServingBoard) -> Widths:
     """Half widths in logarithms by metric and kind.
 
-    Points near saturation have a width of their own, of which the table holds what they need beyond their kind's.
+    Points near saturation, and those of separate pools, need more than their kind: the table holds how much.
     """
     rows = [row for row in scored(board) if row.case.split == "fit"]
     found: Widths = {}
@@ -34,11 +34,14 @@ def fit_ranges(board: ServingBoard) -> Widths:
         found[metric] = {
             kind: _held(part if len(part) >= LEAST else calm, None) for kind, part in kinds.items()
         }
-        queued = [row for row in chosen if row.regime == QUEUED]
-        if queued:
-            base = [found[metric][kind_of(row)] for row in queued]
-            scale = _held(queued, base)
-            found[metric][ranges.QUEUED] = float(np.median(base)) * math.sqrt(max(scale**2 - 1.0, 0.0))
+        if queued := [row for row in chosen if row.regime == QUEUED]:
+            found[metric][ranges.QUEUED] = _beyond(queued, [found[metric][kind_of(row)] for row in queued])
+    for metric, widths in found.items():
+        pooled = [row for row in board.pools if row.ok and row.case.split == "fit" and row.metric == metric]
+        if len(pooled) >= LEAST:
+            extra = [widths.get(ranges.QUEUED, 0.0) if row.regime == QUEUED else 0.0 for row in pooled]
+            base = [math.hypot(widths[kind_of(row)], more) for row, more in zip(pooled, extra, strict=True)]
+            widths[ranges.POOLS] = _beyond(pooled, base)
     return found
 
 
@@ -63,6 +66,12 @@ def _held(rows: Sequence[ServingRow], of: Sequence[float] | None) -> float:
     """The size of error that holds 80 % of the points, over ``of`` where given."""
     sizes = np.abs(np.log([row.predicted / row.measured for row in rows]))
     return float(np.quantile(sizes if of is None else sizes / np.asarray(of), HELD))
+
+
+def _beyond(rows: Sequence[ServingRow], base: Sequence[float]) -> float:
+    """What holds 80 % of the points when it is added to half widths of ``base`` in quadrature: to their median."""
+    scale = _held(rows, base)
+    return float(np.median(base)) * math.sqrt(max(scale**2 - 1.0, 0.0))
 
 
 def winkler(rows: Sequence[ServingRow]) -> float:

@@ -240,7 +240,13 @@ def _rows(
         status = "ok" if np.isfinite(predicted) else f"not predicted: no {metric} of this load"
         kind = serving_ranges.kind_of(experts=bool(case.experts), drafts=case.speculative != "none")
         named = "offline" if case.mode == "offline" else metric
-        low, high = serving_ranges.ends(predicted, named, kind, queued=found.regime == "near saturation")
+        low, high = serving_ranges.ends(
+            predicted,
+            named,
+            kind,
+            queued=found.regime == "near saturation",
+            pools=case.mode == "disaggregated",
+        )
         rows.append(
             ServingRow(
                 case, metric, value, status, predicted, low, high, found.regime, engine.name,
