@@ -155,6 +155,7 @@ def _key(path: str, where: str, here: Any, twin: Any, step: str, *, last: bool) 
 
 
 def read_value(setting: str, text: str) -> Any:
+    """A value of ``--set`` as YAML reads it. Raises InputError where it does not."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:

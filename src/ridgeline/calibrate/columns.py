@@ -19,10 +19,12 @@ class CaseError(ValueError):
 
 
 def text(value: str) -> str:
+    """The value itself."""
     return value
 
 
 def flag(value: str) -> bool:
+    """True or false, also as 1, 0, yes and no. Raises ValueError for anything else."""
     known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if value.lower() not in known:
         raise ValueError("expected true or false")
@@ -30,6 +32,7 @@ def flag(value: str) -> bool:
 
 
 def number(value: str) -> float:
+    """A finite number. Raises ValueError for anything else."""
     try:
         found = float(value)
     except ValueError:
@@ -49,14 +52,17 @@ def _whole(value: str, least: int) -> int:
 
 
 def positive_count(value: str) -> int:
+    """A whole number from 1 on. Raises ValueError for anything else."""
     return _whole(value, 1)
 
 
 def natural(value: str) -> int:
+    """A whole number from 0 on. Raises ValueError for anything else."""
     return _whole(value, 0)
 
 
 def stage(value: str) -> int:
+    """A stage of ZeRO, 0 to 3. Raises ValueError for anything else."""
     found = natural(value)
     if found > 3:
         raise ValueError("expected 0, 1, 2 or 3")
@@ -64,6 +70,7 @@ def stage(value: str) -> int:
 
 
 def positive(value: str) -> float:
+    """A finite number above zero. Raises ValueError for anything else."""
     found = number(value)
     if found <= 0:
         raise ValueError("expected a number above zero")
@@ -71,6 +78,7 @@ def positive(value: str) -> float:
 
 
 def gib(value: str) -> float:
+    """Bytes, of a number of GiB above zero. Raises ValueError for anything else."""
     return positive(value) * GIB
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ridgeline.calibrate.columns import CaseError, positive, read_rows
 from ridgeline.calibrate.solve import solve_seen
 from ridgeline.calibrate.tables import held_out, select
 from ridgeline.facts import catalog
@@ -31,10 +30,6 @@ _LOW = (0.3, 1e-7, 0.01, 0.5, 0.3, 0.5)
 _HIGH = (1.5, 3e-5, 1.0, 1.05, 5.0, 8.0)
 
 
-class TimingsError(ValueError):
-    """A file of timings cannot be read; the message names file, line and column."""
-
-
 @dataclass(frozen=True, slots=True)
 class Errors:
     """Of one chip and layout of heads, on rows that were not fitted on, and with the numbers that ship."""
@@ -50,41 +45,44 @@ class Errors:
 
 
 def read(path: Path = FILE) -> dict[str, Any]:
-    """Columns of a file: chip names and the numbers of `KEYS`, ``latency_us`` as ``seconds``.
+    """Columns of a file ``[n]``: chip names and the numbers of `KEYS`, ``latency_us`` as ``seconds``.
 
     Raises:
-        TimingsError: a column is missing, or a value is no number above 0.
+        CaseError: a column is missing, or a value is no number above 0.
     """
-    with path.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
+    needed = ("chip", *KEYS, "latency_us")
+
+    def row(values: Mapping[str, Any], where: str) -> list[Any]:
+        """The chip and its numbers."""
+        return [values["chip"], *(_number(values, name, where) for name in needed[1:])]
+
+    rows = read_rows(path, lambda names: [name for name in needed if name not in names], row)
     if not rows:
-        raise TimingsError(f"{path}: holds no row")
-    missing = [name for name in ("chip", *KEYS, "latency_us") if name not in rows[0]]
-    if missing:
-        raise TimingsError(f"{path}: needs the columns {', '.join(missing)} too")
-    found: dict[str, Any] = {"chip": np.array([row["chip"] for row in rows])}
-    for name in (*KEYS, "latency_us"):
-        values = np.full(len(rows), np.nan)
-        for i, row in enumerate(rows):
-            with suppress(TypeError, ValueError):
-                values[i] = float(row[name])
-            if not values[i] > 0.0:
-                raise TimingsError(f"{path}, line {i + 2}: {name} = {row[name]!r}: expected a number above 0")
-        found[name] = values
+        raise CaseError(f"{path}: holds no row")
+    found: dict[str, Any] = {
+        name: np.array(values) for name, values in zip(needed, zip(*rows, strict=True), strict=True)
+    }
     found["seconds"] = found.pop("latency_us") * 1e-6
     return found
+
+
+def _number(values: Mapping[str, Any], name: str, where: str) -> float:
+    try:
+        return positive(str(values[name]))
+    except ValueError as error:
+        raise CaseError(f"{where}, column {name}: '{values[name]}': {error}") from None
 
 
 def fit(rows: Mapping[str, Any], chip: str | None = None) -> tuple[Tiled, list[Errors]]:
     """Numbers fitted on the shapes that are not held out, of ``chip`` alone or of all; errors of all other rows.
 
     Raises:
-        TimingsError: no row is of ``chip``.
+        CaseError: no row is of ``chip``.
     """
     rates, cache = _machines(rows["chip"])
     fitting = np.ones(len(rows["seconds"]), np.bool_) if chip is None else rows["chip"] == chip
     if not fitting.any():
-        raise TimingsError(f"no row is of chip '{chip}'; there are {', '.join(np.unique(rows['chip']))}")
+        raise CaseError(f"no row is of chip '{chip}'; there are {', '.join(np.unique(rows['chip']))}")
 
     def predict(numbers: Array, chosen: Mapping[str, Any]) -> Array:
         """Seconds of rows under `Tiled` numbers."""

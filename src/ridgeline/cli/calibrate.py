@@ -247,13 +247,14 @@ def mixed(
     as_json: shared.Json = False,
 ) -> None:
     """Fit decodes that share a kernel with prefills (FlashAttention 2); errors are of rows held out."""
-    from ridgeline.calibrate.mixed_fit import FILE, TimingsError, fit, read
+    from ridgeline.calibrate.columns import CaseError
+    from ridgeline.calibrate.mixed_fit import FILE, fit, read
     from ridgeline.facts.catalog import CatalogError
     from ridgeline.timing.tiled import TIMED
 
     try:
         numbers, errors = fit(read(timings or FILE), chip)
-    except (TimingsError, CatalogError) as error:
+    except (CaseError, CatalogError) as error:
         raise shared.Mistake(str(error)) from None
     if as_json:
         typer.echo(

@@ -34,6 +34,17 @@ class Engine(Spec):
         "total", description="that share is of all memory, or of what is free once weights are loaded"
     )
     reserve: Bytes = Field(description="driver context, libraries and communication buffers of a chip")
+    group_reserve: Bytes = Field(
+        0.0,
+        validate_default=False,
+        description="what comes on top where ranks of one engine exchange through each other's memory",
+    )
+    logit_bytes: float = Field(
+        8.0,
+        gt=0,
+        description="bytes for each logit of as many requests as may run, at the peak that sizes the cache: copies in "
+        "fp32, and what sampling sorts",
+    )
     graph_bytes: Bytes = Field(0.0, validate_default=False, description="memory of captured graphs")
     graph_batch: int = Field(512, ge=0, description="largest decode batch that is captured as a graph")
     graph_step: Count = Field(8, description="batches are padded to a multiple of this in graphs, beyond 8")

@@ -27,6 +27,9 @@ class Format(Spec):
     name: str
     element_bits: Positive = Field(description="bits of the element alone")
     bits: Positive = Field(description="stored bits per value, scale overhead included")
+    weight_bits: Positive | None = Field(
+        None, description="the same of a weight, where scales of weights cover more values; none = as `bits`"
+    )
     block: Count | None = Field(
         None, description="values that share one scale; none = per tensor or no scale"
     )
@@ -39,6 +42,11 @@ class Format(Spec):
     def bytes(self) -> float:
         """Stored bytes per value [byte]."""
         return self.bits / 8.0
+
+    @property
+    def weight_bytes(self) -> float:
+        """Stored bytes per weight [byte]."""
+        return (self.weight_bits or self.bits) / 8.0
 
     @field_validator("bits")
     @classmethod

@@ -24,6 +24,7 @@ SHORT = (
 
 
 def long(board: ServingBoard, rows: Sequence[ServingRow]) -> list[str]:
+    """Cells of `LONG` for ``rows``, as text."""
     found, null = board.part(rows), board.neighbours(rows)
     return [
         count(found.n, found.covered),
@@ -39,6 +40,7 @@ def long(board: ServingBoard, rows: Sequence[ServingRow]) -> list[str]:
 
 
 def short(board: ServingBoard, rows: Sequence[ServingRow]) -> list[str]:
+    """Cells of `SHORT` for ``rows``, as text."""
     metrics = by(rows, [row.metric for row in rows])
     tpot = metrics.get("tpot", [])
     found = board.part(tpot)
@@ -57,8 +59,10 @@ def short(board: ServingBoard, rows: Sequence[ServingRow]) -> list[str]:
 
 
 def tpots(rows: Sequence[ServingRow]) -> int:
+    """How many of ``rows`` are times between tokens."""
     return sum(row.metric == "tpot" for row in rows)
 
 
 def count(n: int, covered: int) -> str:
+    """``n``, or how many of them were covered."""
     return str(n) if n == covered else f"{covered} of {n}"

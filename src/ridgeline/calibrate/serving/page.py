@@ -288,8 +288,9 @@ def _replays(runs: Sequence[Replay], stamp: Stamp) -> str:
     parts = [
         "## Replays of whole runs",
         "Measured runs of a server, simulated request by request from their arrivals and lengths with the default\n"
-        "settings of the engine; no number was fitted to them. A run has no times of single tokens, so its gaps are\n"
-        "compared as each request's mean gap, on both sides.",
+        "settings of the engine; no number was fitted to them. A run has no times of single tokens: the P99 of its\n"
+        "gaps cannot be read off it. Compared instead, on both sides: the P99 of each request's mean gap, and that of\n"
+        "the time from scheduled to first token: steps with prefills make the longest gaps.",
     ]
     for number, run in enumerate(runs):
         rows = []

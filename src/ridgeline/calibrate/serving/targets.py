@@ -108,7 +108,10 @@ def replayed(run: Replay) -> Iterator[Verdict]:
     requests = str(run.latencies[0].measured_s.size)
     for name, most in REPLAYED:
         yield Verdict(f"mean {name}", where, requests, by_name[name].rel_err, most, signed=True)
+    # single gaps are not in a run: means of requests, and the steps with prefills that make the longest gaps, are
     yield Verdict("P99 of a request's mean gap", where, requests, p99(by_name["TPOT"]), ITL_P99, signed=True)
+    first = p99(by_name["scheduled to first token"])
+    yield Verdict("P99 of scheduled to first token", where, requests, first, ITL_P99, signed=True)
     for one in run.counts:
         yield Verdict(f"{one.name}, RMS of the peak", where, f"{one.times_s.size} s", one.rms, COUNTS)
     rank = by_name["end to end"].spearman

@@ -8,6 +8,7 @@ import numpy as np
 
 from ridgeline.calibrate import mixed_fit
 from ridgeline.calibrate.markdown import percent, table
+from ridgeline.calibrate.serving.cache_sizes import cache_sizes
 from ridgeline.facts import catalog
 from ridgeline.facts.kernel_calibration import Provenance
 from ridgeline.timing.collectives import collective_seconds
@@ -31,9 +32,9 @@ def timings_section() -> str:
     rows: list[list[str]] = []
     for file, chip, library, part, what in LIBRARIES:
         known: Provenance = getattr(catalog.libraries(chip)[library], part)["bf16"].provenance
-        unseen = len(_rows(file)) - known.rows
+        held_out = len(_rows(file)) - known.rows
         rows.append(
-            [what, chip, f"{unseen} of {len(_rows(file))}", percent(known.median_abs_err), percent(known.p90_abs_err),
+            [what, chip, f"{held_out} of {len(_rows(file))}", percent(known.median_abs_err), percent(known.p90_abs_err),
              "the others"]
         )  # fmt: skip
     timed = mixed_fit.read()
@@ -51,12 +52,20 @@ def timings_section() -> str:
          percent(float(np.median(off))), percent(float(np.quantile(off, 0.9))),
          "bandwidth and latency of the machine by hand"]
     )  # fmt: skip
+    caches = cache_sizes()
+    unseen = np.abs([one.rel_err for one in caches if not one.informs])
+    rows.append(
+        ["size of vLLM's cache, from its logs", ", ".join(one.chip for one in caches if not one.informs),
+         f"{unseen.size} of {len(caches)}", percent(float(np.median(unseen))), percent(float(np.quantile(unseen, 0.9))),
+         ", ".join(one.chip for one in caches if one.informs)]
+    )  # fmt: skip
     headers = ["timings", "chip or machine", "unseen rows", "median", "P90", "numbers fitted on"]
     return f"""## Timings by others
 
 Kernels and collectives of vLLM 0.19 that casys-kaist/LLMServingSim publishes, single calls on the machines of its
 replayed runs. They stand in `facts/data/timings` of the catalog with their source; `ridgeline calibrate mixed` and
 `ridgeline calibrate kernels` fit them. They were looked for to explain misses of the replays; no run was fitted to.
+Sizes of the cache are those that vLLM logged on four machines.
 
 {table(headers, rows)}"""
 

@@ -13,6 +13,7 @@ WORST = 20
 
 
 def worst(board: ServingBoard) -> str:
+    """The points that are furthest off, with the likely reason of each, as Markdown."""
     reasons = Reasons.of(board.headline)
     found: dict[tuple[object, ...], list[ServingRow]] = {}
     for row in board.worst(len(board.headline)):
@@ -62,6 +63,7 @@ def _name(row: ServingRow) -> str:
 
 
 def contradicting(board: ServingBoard) -> str:
+    """Points that contradict themselves or their repeats, as Markdown."""
     found = contradictions(board.headline)
     denied = sorted({row.case.id for row in board.headline if mislabelled(row.case)})
     if not found and not denied:

@@ -97,6 +97,7 @@ def memory_fraction(framework: str, service: Service, of: Literal["total", "free
 
 
 def prefix_cache(service: Service) -> bool:
+    """Whether blocks of earlier requests are kept: as the operator says, else as the engine does."""
     given = service.limits.prefix_cache
     return service.engine.prefix_cache if given is None else given
 

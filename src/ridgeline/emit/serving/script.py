@@ -29,6 +29,7 @@ def arguments(table: Documented, options: Mapping[str, Value]) -> list[str]:
 
 
 def array(name: str, lines: Sequence[str]) -> list[str]:
+    """Lines of a bash array."""
     return [f"{name}=(", *lines, ")"]
 
 

@@ -64,7 +64,7 @@ class Memory:
 @lru_cache(maxsize=64)
 def format_bytes(name: str) -> float:
     """Stored bytes of a weight, scales included; a search asks for it tens of thousands of times."""
-    return catalog.number_format(name).bytes
+    return catalog.number_format(name).weight_bytes
 
 
 def memory(service: Service) -> Memory:
@@ -85,11 +85,17 @@ def memory(service: Service) -> Memory:
         own = cache_bytes(speculation.draft, service.layout, service.precision)
         token, request, windowed = token + own[0], request + own[1], (*windowed, *own[2])
     activations = activation_bytes(service)
-    used = weights + activations + engine.graph_bytes + engine.reserve
+    reserve = reserve_bytes(service)
+    used = weights + activations + engine.graph_bytes + reserve
     kv = fraction * capacity - used if engine.memory_of == "total" else fraction * (capacity - used)
-    return Memory(
-        weights, activations, engine.graph_bytes, engine.reserve, kv, capacity, token, request, windowed
-    )
+    return Memory(weights, activations, engine.graph_bytes, reserve, kv, capacity, token, request, windowed)
+
+
+def reserve_bytes(service: Service) -> float:
+    """Driver, libraries and buffers of one chip [B], those between ranks included."""
+    layout, peers = service.layout, service.cluster.tiers[0].peer_access
+    grouped = peers and layout.tp * layout.dp > 1
+    return service.engine.reserve + (service.engine.group_reserve if grouped else 0.0)
 
 
 def weight_bytes(
@@ -182,8 +188,8 @@ def cache_bytes(
 def activation_bytes(service: Service) -> float:
     """Peak of a step with the most tokens, as engines measure it before they size the cache [B].
 
-    The widest layer's input, residual and inner tensors in two bytes, or the fp32 logits and their copy of as many
-    requests as may run, whichever is more.
+    The widest layer's input, residual and inner tensors in two bytes, or sampling for as many requests as may run,
+    which every rank does for the whole vocabulary, whichever is more.
     """
     arch, layout = service.architecture, service.layout
     tokens, h = float(service.max_batched_tokens), float(arch.hidden)
@@ -200,5 +206,5 @@ def activation_bytes(service: Service) -> float:
                 widest,
                 2.0 * (2 * layer.mixer.heads + 2 * layer.mixer.kv_heads) * layer.mixer.head_dim / layout.tp,
             )
-    logits = min(service.max_seqs, tokens) * arch.vocab * 8.0
+    logits = min(service.max_seqs, tokens) * arch.vocab * service.engine.logit_bytes
     return max(tokens * (6.0 * h + widest), logits)

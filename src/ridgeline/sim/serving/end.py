@@ -53,6 +53,7 @@ def close(state: State, table: Table, i: int, status: int, now: float) -> None:
 
 @jit
 def log(state: State, table: Table, i: int) -> None:
+    """Note that request ``i`` has ended, where such a list is kept."""
     engine = engines(state)[0]
     if engine.ended < table.num_log:
         ints(state)[table.log + engine.ended] = i

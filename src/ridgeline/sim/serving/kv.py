@@ -17,6 +17,7 @@ OLDEST, NEWEST, COUNT, CAPACITY = range(4)
 
 @jit
 def blocks_of(tokens: int, block_size: int) -> int:
+    """KV blocks that hold so many tokens."""
     return (max(tokens, 0) + block_size - 1) // block_size
 
 

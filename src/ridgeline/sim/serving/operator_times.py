@@ -98,10 +98,10 @@ def expert_rates(
 
 @by_identity(size=_BY_TOKENS)
 def experts_seconds(
-    chip: Chip, kernels: KernelSet, reference: KernelCalibration, part: tuple[Experts], rows: bytes
+    chip: Chip, kernels: KernelSet, reference: KernelCalibration, experts: tuple[Experts], rows: bytes
 ) -> FloatArray:
-    """The busiest rank's experts under random routing, by the tokens of a rank [s]."""
-    one, tokens = part[0], np.frombuffer(rows)
+    """The busiest rank's ``experts`` under random routing, by the tokens of a rank [s]; in a tuple, to go by value."""
+    (one,), tokens = experts, np.frombuffer(rows)
     fit, dense = expert_rates(chip, kernels, reference, one.format)
     slots, routed, active = routing(one, tokens)
     stream = float(reference.stream.memory) * chip.memory.bandwidth

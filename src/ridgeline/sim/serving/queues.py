@@ -17,6 +17,7 @@ MASK = (1 << 32) - 1
 
 @jit
 def append(state: State, which: int, queue: int, i: int) -> None:
+    """Put request ``i`` at the end of a queue of a lane."""
     at = lanes(state)[which].queues_at + 2 * queue
     request, tail = requests(state)[i], ints(state)[at + 1]
     request.previous, request.next = tail, NONE
@@ -29,6 +30,7 @@ def append(state: State, which: int, queue: int, i: int) -> None:
 
 @jit
 def prepend(state: State, which: int, queue: int, i: int) -> None:
+    """Put request ``i`` at the head of a queue of a lane."""
     at = lanes(state)[which].queues_at + 2 * queue
     request, first = requests(state)[i], ints(state)[at]
     request.previous, request.next = NONE, first
@@ -41,6 +43,7 @@ def prepend(state: State, which: int, queue: int, i: int) -> None:
 
 @jit
 def unlink(state: State, which: int, queue: int, i: int) -> None:
+    """Take request ``i`` out of a queue of a lane."""
     request, at = requests(state)[i], lanes(state)[which].queues_at + 2 * queue
     if request.previous != NONE:
         requests(state)[request.previous].next = request.next
@@ -76,6 +79,7 @@ def unseen(state: State, table: Table, which: int) -> bool:
 
 @jit
 def first_running(state: State, table: Table, which: int) -> int:
+    """The request of a lane that has run longest; `NONE` if none runs."""
     return ints(state)[lanes(state)[which].queues_at + 2 * table.levels]
 
 

@@ -261,6 +261,7 @@ def sent_after(closed: int, users: int, warmup: int, n: int) -> tuple[int, int]:
 
 
 def levels_of(requests: Requests) -> int:
+    """Levels of priority among the requests; 1 without any."""
     return 1 if requests.priority is None else int(np.unique(requests.priority).size)
 
 

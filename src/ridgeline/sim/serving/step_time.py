@@ -17,6 +17,7 @@ from ridgeline.facts.serving import Service
 from ridgeline.graph.serving.blocks import step_blocks
 from ridgeline.graph.serving.ops import Adapted, Block, Core, Experts, Message, Part, Pass, Product, Where
 from ridgeline.sim.serving import operator_times as operators
+from ridgeline.sim.serving.table import UNSPLIT
 from ridgeline.timing.adapters import ADAPTER_KERNELS, adapter_seconds
 from ridgeline.timing.attention import AttentionRates, fit_of
 from ridgeline.timing.collectives import collective_seconds
@@ -34,8 +35,6 @@ FloatArray = NDArray[np.float64]
 TILE_ROWS = float(TILES[:, 0].min())
 #: Most tokens of a rank that the low-latency kernels of an expert exchange take.
 LOW_LATENCY_TOKENS = 256.0
-#: From so many requests' heads a core on, decode kernels no longer split one over cores.
-UNSPLIT = 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
+#: From so many requests' heads a core on, decode kernels no longer split one over cores.
+UNSPLIT = 0.5
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepTable:
@@ -103,5 +106,5 @@ class StepTable:
     group_s: FloatArray = field(default_factory=lambda: np.zeros((2, 0)))
     core_s: FloatArray = field(default_factory=lambda: np.zeros(0))
     core_items: FloatArray = field(default_factory=lambda: np.zeros(0))
-    unsplit: float = 0.5
+    unsplit: float = UNSPLIT
     mixed_s: FloatArray = field(default_factory=lambda: np.zeros((0, 0, 0)))
