@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ridgeline import report
+from ridgeline import files, report
 from ridgeline.api import saved, text, timelines
 from ridgeline.explore.search import PlanSearch
 from ridgeline.facts import catalog
@@ -222,7 +222,4 @@ def _write_page(
         version=version(),
         catalog_hash=catalog.digest(),
     )
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(saved.embed(text_of_page, result.to_dict()), encoding="utf-8")
-    return target
+    return files.write(path, saved.embed(text_of_page, result.to_dict()))

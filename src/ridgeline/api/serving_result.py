@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ridgeline import files
 from ridgeline.api import saved, serving_operation, serving_words
 from ridgeline.api.results import version
 from ridgeline.api.serving_request import ServingRequest
@@ -187,10 +188,7 @@ class ServingResult:
         """Write the HTML report, with the numbers of `to_dict` inside."""
         from ridgeline.api.serving_page import page  # figures are not needed to predict
 
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(saved.embed(page(self), self.to_dict()), encoding="utf-8")
-        return target
+        return files.write(path, saved.embed(page(self), self.to_dict()))
 
     def emit(self, framework: str | None = None) -> str:
         """The launch file of the plan: for its engine's framework, or for ``kubernetes``.

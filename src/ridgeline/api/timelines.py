@@ -47,9 +47,7 @@ def blocks(prediction: Prediction) -> list[Block] | None:
 def write_trace(path: str | Path, prediction: Prediction) -> Path:
     """Write the step as a Chrome trace (chrome://tracing, Perfetto), with what follows the pipeline."""
     found = timeline(prediction)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return write_chrome(target, found, _after(prediction, found))
+    return write_chrome(path, found, _after(prediction, found))
 
 
 def _after(prediction: Prediction, found: Timeline) -> Iterator[ExtraRow]:

@@ -136,11 +136,13 @@ def validate(
     """Predict every measured run of a CSV file and score the predictions.
 
     Raises:
-        CaseError: the file, a column or a value is wrong.
+        CaseError: the file or its header is wrong, or no line can be read.
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit = {limit} must be at least 1")
-    return score(read_cases(path), predict, limit=limit, progress=progress)
+    unread: list[str] = []
+    cases = read_cases(path, unread)
+    return score(cases, predict, limit=limit, progress=progress, unread=unread)
 
 
 def _space(asked: Request) -> Space:

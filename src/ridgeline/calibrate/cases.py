@@ -100,17 +100,17 @@ class Case:
 _KINDS = ("pretrain", "sft", "lora")
 
 
-def read_cases(path: str | Path) -> list[Case]:
+def read_cases(path: str | Path, unread: list[str] | None = None) -> list[Case]:
     """Read measured training runs from a CSV file with a header line.
 
     Needed: ``chip, n_chips, global_batch, seq``; the measurement, ``step_time_s`` or
     ``tokens_per_s_per_chip``; and the model, as dimensions (``layers, hidden, heads, ffn, vocab``) or as
-    a catalog name in ``model``.
+    a catalog name in ``model``. Lines that cannot be read go to ``unread``, with the reason, where it is given.
 
     Raises:
         CaseError: no such file, a needed column or value is missing, or a value is not what its column holds.
     """
-    return read_rows(path, _missing, case_of)
+    return read_rows(path, _missing, case_of, unread)
 
 
 def _missing(columns: set[str]) -> list[str]:

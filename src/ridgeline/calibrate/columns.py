@@ -127,18 +127,33 @@ def read_rows(
     path: str | Path,
     missing: Callable[[set[str]], list[str]],
     row: Callable[[Mapping[str, Any], str], RowT],
+    unread: list[str] | None = None,
 ) -> list[RowT]:
     """Rows of a CSV file with a header line; ``missing`` lists needed columns that a header lacks.
 
+    Args:
+        unread: takes the reason of each line that ``row`` refuses, and the lines after it are read all the same;
+            without it the first such line is an error.
+
     Raises:
-        CaseError: no such file, a needed column is missing, or ``row`` refuses a line.
+        CaseError: no such file, a needed column is missing, or ``row`` refuses a line (with ``unread``: every line).
     """
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             _check_header(path, set(reader.fieldnames or ()), missing)
-            return [row(_named(reader.line_num, line), f"{path}, line {reader.line_num}") for line in reader]
+            rows: list[RowT] = []
+            for line in reader:
+                try:
+                    rows.append(row(_named(reader.line_num, line), f"{path}, line {reader.line_num}"))
+                except CaseError as error:
+                    if unread is None:
+                        raise
+                    unread.append(str(error).removeprefix(f"{path}, "))
+            if unread and not rows:
+                raise CaseError(f"{path}: no line can be read; {unread[0]}")
+            return rows
     except OSError as error:
         raise CaseError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:

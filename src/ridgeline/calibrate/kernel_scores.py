@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ridgeline.calibrate.kernel_kinds import DECODES, Array, Kind, Machine
 from ridgeline.calibrate.link_kinds import KINDS, MARKS, unfold
+from ridgeline.calibrate.refusals import refusal
 from ridgeline.calibrate.tables import CHIPS, TIMED, opened
 from ridgeline.facts import catalog
 from ridgeline.facts.kernel_calibration import Provenance
@@ -110,7 +111,12 @@ def score_table(
             chip = words["chip"]
             if chip not in machines:
                 machines[chip] = _machine(chip, lent)
-            _score(kind, words, rows, machines[chip], errors, left_out)
+            mine: Counter[str] = Counter()
+            try:
+                _score(kind, words, rows, machines[chip], errors, mine)
+            except Exception as error:  # one group of rows never stops the others
+                mine = Counter({refusal(error): len(rows["latency"])})
+            left_out.update(mine)
         if progress is not None:
             progress(count)
     groups = tuple(_group(key, np.concatenate(errors[key])) for key in sorted(errors))

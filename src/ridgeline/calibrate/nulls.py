@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.calibrate.cases import Case
-from ridgeline.calibrate.shapes import NotPredictable, architecture_of
+from ridgeline.calibrate.refusals import or_none
+from ridgeline.calibrate.shapes import architecture_of
 from ridgeline.facts import catalog
 from ridgeline.facts.architecture import Attention, LatentAttention
 from ridgeline.facts.parameters import mixer_matmul_parameters, mlp_active_parameters
@@ -90,16 +91,9 @@ def mfu(case: Case) -> float:
 
 def _learnable(cases: Sequence[Case]) -> list[Case]:
     """Rows to learn from: split fit (all where a file has none), good quality, a countable shape."""
-    found = []
     has_split = any(case.split == "fit" for case in cases)
-    for case in cases:
-        if (case.split == "fit" or not has_split) and case.quality in _QUALITIES:
-            try:
-                model_flops(case)
-            except NotPredictable:
-                continue
-            found.append(case)
-    return found
+    chosen = [case for case in cases if (case.split == "fit" or not has_split) and case.quality in _QUALITIES]
+    return [case for case in chosen if or_none(functools.partial(mfu, case)) is not None]
 
 
 def _seconds(case: Case, utilisation: float) -> float:
@@ -132,10 +126,7 @@ class ConstantMfu:
     def __call__(self, case: Case) -> float | None:
         """Predicted step time [s]; None where the shape cannot be counted."""
         chip = self.by_chip.get(case.chip, self.overall)
-        try:
-            return _seconds(case, self.by_format.get((case.chip, case.precision), chip))
-        except NotPredictable:
-            return None
+        return or_none(lambda: _seconds(case, self.by_format.get((case.chip, case.precision), chip)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +160,8 @@ class NearestNeighbours:
                 continue
             distance = np.abs(self.features[index] - _features(case)).sum(axis=1)
             nearest = np.argsort(distance, kind="stable")[:NEIGHBOURS]
-            try:
-                return _seconds(case, float(np.mean(self.mfu[index][nearest])))
-            except NotPredictable:
-                return None
+            utilisation = float(np.mean(self.mfu[index][nearest]))
+            return or_none(functools.partial(_seconds, case, utilisation))
         return None
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from ridgeline.calibrate import checks, reporting
 from ridgeline.calibrate.cases import Case
 from ridgeline.calibrate.nulls import ConstantMfu, NearestNeighbours
+from ridgeline.calibrate.refusals import refusal
 from ridgeline.calibrate.scenarios import LEEWAY, NotPredictable, scenarios_of
 from ridgeline.calibrate.scores import Score, by, finite, score
 from ridgeline.facts.plan import Plan
@@ -112,6 +113,7 @@ class Scoreboard:
     """All rows; scores are computed when asked for. The headline counts quality A and B."""
 
     rows: tuple[Row, ...]
+    unread: tuple[str, ...] = ()  # lines of the file that could not be read, each with its reason
 
     @property
     def headline(self) -> tuple[Row, ...]:
@@ -200,6 +202,7 @@ class Scoreboard:
             "rankings": [ranking.to_dict() for ranking in self.rankings()],
             "laws": [law.to_dict() for law in self.laws()],
             "not_predicted": dict(self.failures()),
+            "unread": list(self.unread),
         }
 
     def table(self, width: int = 110) -> str:
@@ -210,15 +213,21 @@ class Scoreboard:
 
 
 def validate(
-    cases: Sequence[Case], predict: Predict, *, limit: int | None = None, progress: Progress | None = None
+    cases: Sequence[Case],
+    predict: Predict,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+    unread: Sequence[str] = (),
 ) -> Scoreboard:
     """Predict every case and score the result.
 
     Args:
         cases: measured runs; the two predictors without physics learn from those of split ``fit``.
-        predict: Scenario to Prediction; a ValueError from it is a row not predicted, with its message.
+        predict: Scenario to Prediction; whatever it raises is a row not predicted, with its reason.
         limit: at most this many rows, spread evenly over the file.
         progress: called with (rows done, rows in all).
+        unread: lines of the file that could not be read, which the scoreboard counts.
     """
     chosen = list(cases)
     if limit is not None and limit < len(chosen):
@@ -230,7 +239,7 @@ def validate(
         rows.append(_row(case, once, mfu(case), neighbours(case)))
         if progress is not None:
             progress(done, len(chosen))
-    return Scoreboard(tuple(rows))
+    return Scoreboard(tuple(rows), tuple(unread))
 
 
 def _remembered(predict: Predict) -> Predict:
@@ -258,9 +267,8 @@ def _row(case: Case, predict: Predict, mfu_s: float | None, neighbour_s: float |
     }
     try:
         found = predict_case(case, predict)
-    except ValueError as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return Row(case, f"not predicted: {reason}", **nulls)
+    except Exception as error:  # one row never stops the others
+        return Row(case, f"not predicted: {refusal(error)}", **nulls)
     best = found.best
     if not (np.isfinite(best.step_time_s) and best.step_time_s > 0):
         return Row(case, f"not predicted: step time {best.step_time_s} s", **nulls)
@@ -299,15 +307,16 @@ def predict_case(case: Case, predict: Predict) -> Found:
     """Predict ``case`` under every plausible value of what it leaves open, and choose.
 
     Raises:
-        ValueError: no scenario can be built, or none can be predicted (the first reason).
+        ValueError: no scenario can be built.
+        Exception: none can be predicted; whatever the first one raised.
     """
     predictions: list[Prediction] = []
-    first_error: ValueError | None = None
+    first_error: Exception | None = None
     scenarios = scenarios_of(case)
     for scenario in scenarios:
         try:
             predictions.append(predict(scenario))
-        except ValueError as error:
+        except Exception as error:  # a plan that cannot be predicted leaves the others
             first_error = first_error or error
     if not predictions:
         raise first_error or NotPredictable("no plausible plan")

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ridgeline.calibrate.refusals import unread_words
 from ridgeline.calibrate.scoreboard import Part, Row, Scoreboard
 
 _SPLITS = {"test-family": "unseen families", "test-config": "unseen configurations", "fit": "fitted on"}
@@ -21,6 +22,8 @@ def text(board: Scoreboard, width: int = 110) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, highlight=False, color_system=None)
     console.print(_first_line(board))
+    if board.unread:
+        console.print(unread_words(board.unread), soft_wrap=True)
     console.print(_scores(board))
     for part in (_memory(board), *_rankings(board), *_laws(board)):
         console.print(part, soft_wrap=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from ridgeline import files
 from ridgeline.calibrate.cases import Case
 from ridgeline.calibrate.scenarios import LEEWAY, NotPredictable, scenarios_of
 from ridgeline.facts import catalog
@@ -233,13 +234,11 @@ def write(result: Fit, directory: Path) -> list[Path]:
         group = [row for row in result.rows if (row.chip if kind == "chip" else row.stack) == name]
         if kind == "chip":
             path = directory / "calibrations" / "steps" / f"{name}.yaml"
-            path.write_text(_steps_yaml(name, values, result, informing(group)), encoding="utf-8")
+            text = _steps_yaml(name, values, result, informing(group))
         else:
             path = directory / "stacks" / f"{name}.yaml"
-            path.write_text(
-                _edited(path.read_text(encoding="utf-8"), values, len(informing(group))), encoding="utf-8"
-            )
-        written.append(path)
+            text = _edited(path.read_text(encoding="utf-8"), values, len(informing(group)))
+        written.append(files.write(path, text))
     return written
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ridgeline.cli import shared
+from ridgeline.cli import outputs, shared
 
 if TYPE_CHECKING:
     from ridgeline.calibrate.kernels import ChipFits
@@ -78,8 +78,7 @@ def kernels(
     def write(folder: str, chip: str, one: KernelCalibration | KernelLibraries) -> None:
         """One file of the catalog, where a folder was asked for."""
         if out is not None:
-            (out / folder).mkdir(parents=True, exist_ok=True)
-            shared.write_text(out / folder / f"{chip}.yaml", calibration_yaml(one))
+            outputs.write_text(out / folder / f"{chip}.yaml", calibration_yaml(one))
 
     try:
         tables = _tables(files)
@@ -201,7 +200,9 @@ def steps(
         typer.echo(text, err=True)
 
     try:
-        rows = whole_step.collect(read_cases(cases))
+        unread: list[str] = []
+        rows = whole_step.collect(read_cases(cases, unread))
+        shared.say_unread(unread)
         if not rows:
             raise shared.Mistake(
                 f"{cases}: no row to fit on; it needs split 'fit', quality A or B, and a run that can be predicted"

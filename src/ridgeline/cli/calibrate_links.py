@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ridgeline.cli import shared
+from ridgeline.cli import outputs, shared
 
 if TYPE_CHECKING:
     from ridgeline.calibrate.link_tables import Samples, Shares
@@ -69,7 +69,7 @@ def links(
     def keep(name: str, fit: LinkCalibration) -> None:
         found[name] = fit
         if out is not None:
-            shared.write_text(out / f"{name}.yaml", text(fit))
+            outputs.write_text(out / f"{name}.yaml", text(fit))
 
     try:
         for fit in fit_each(tables, shares):

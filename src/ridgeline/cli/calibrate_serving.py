@@ -34,7 +34,10 @@ def serving(
         raise shared.Mistake(f"--rounds {rounds} must be at least 1")
     counter = shared.Counter("evaluations")
     try:
-        fits = fit_engines(read_serving_cases(points), rounds, counter.add, only=engine)
+        unread: list[str] = []
+        cases = read_serving_cases(points, unread)
+        shared.say_unread(unread)
+        fits = fit_engines(cases, rounds, counter.add, only=engine)
     except KeyboardInterrupt:
         raise shared.Interrupted(f"{counter}; nothing is written") from None
     finally:
@@ -84,6 +87,7 @@ def ranges(
         raise shared.Interrupted(f"{counter}; nothing is written") from None
     finally:
         counter.wipe()
+    shared.say_unread(board.unread)
     widths = found.fit_ranges(board)
     if not widths:
         raise shared.Mistake(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ridgeline.cli import shared
+from ridgeline.cli import outputs, shared
 
 app = typer.Typer(
     help="List, show, check and begin the data files of models, chips, clusters and software.",
@@ -130,7 +130,7 @@ def _give(text: str, out: Path | None) -> None:
     if out is None:
         typer.echo(text)
     else:
-        shared.write_text(out, text)
+        outputs.write_text(out, text)
 
 
 def _some(names: list[str]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ridgeline.cli import shared, train
+from ridgeline.cli import outputs, shared, train
 
 if TYPE_CHECKING:
     from ridgeline.api.results import TrainingResult
@@ -37,25 +37,22 @@ def explain(
     as_json: shared.Json = False,
 ) -> None:
     """Show the ladder, the roofline of each operator, communication, memory and what to change first."""
-    outputs = [(path, shared.suffix_of(path, OUTPUTS)) for path in out or []]
+    chosen = [*([(trace, "trace.json")] if trace else []), *outputs.named(out, OUTPUTS)]
     result = _result(what, list(ctx.args), settings or [], shared.said(ctx.obj))
-    if trace is not None:
-        result.write_trace(trace)
-    for path, ending in outputs:
-        if ending == ".html":
-            result.write_report(path)
-        elif ending == "trace.json":
-            result.write_trace(path)
-        else:
-            shared.write_text(path, shared.json_text(result.to_dict()))
+    writers: dict[str, outputs.Writer] = {
+        ".html": result.write_report,
+        "trace.json": result.write_trace,
+        ".json": outputs.text_of(lambda: shared.json_text(result.to_dict())),
+    }
+    unsaved = outputs.save(chosen, writers)
     if as_json:
         shared.echo_json(result.to_dict())
-        return
-    typer.echo(result.explanation())
-    if trace is not None:
-        typer.echo(f"\nTrace: {trace} (open it in https://ui.perfetto.dev)")
-    for path, _ in outputs:
-        typer.echo(f"\nWritten: {path}")
+    else:
+        typer.echo(result.explanation())
+        for path, _ in chosen:
+            hint = " (open it in https://ui.perfetto.dev)" if path == trace else ""
+            typer.echo(f"\n{'Trace' if hint else 'Written'}: {path}{hint}")
+    outputs.complain(unsaved)
 
 
 def _result(what: str, extra: list[str], settings: list[str], command: str) -> TrainingResult:

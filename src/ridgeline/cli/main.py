@@ -76,9 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"interrupted: {error}", INTERRUPTED)
     except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of a pipe has gone. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit) as end:
+        # The reader of a pipe has gone, which Click turns into an exit with 1, a code that nothing else here has.
+        if isinstance(end, SystemExit) and end.code != 1:
+            raise
+        # Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except (ValueError, OSError) as error:
         if os.environ.get("RIDGELINE_DEBUG"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ridgeline.cli import shared
+from ridgeline.cli import outputs, shared
 
 if TYPE_CHECKING:
     from ridgeline.api.serving_result import ServingResult
@@ -183,26 +183,26 @@ def serve(
     as_json: shared.Json = False,
 ) -> None:
     """Plan a deployment: without degrees all plans are searched; what is given is kept."""
-    outputs = [(path, shared.suffix_of(path, (*OUTPUTS, *(LAUNCHERS if emit else ())))) for path in out or []]
+    chosen = outputs.named(out, (*OUTPUTS, *(LAUNCHERS if emit else ())))
     options = dict(ctx.params)
     if emit is not None:
         options["engine"] = _engine_for(emit, engine)
     result = found(options, shared.said(ctx.obj))
     launch = result.emit(emit) if emit else ""
-    for path, ending in outputs:
-        if ending == ".html":
-            result.write_report(path)
-        elif ending == ".json":
-            shared.write_text(path, shared.json_text(result.to_dict()))
-        else:
-            shared.write_text(path, launch)
+    writers: dict[str, outputs.Writer] = {
+        ".html": result.write_report,
+        ".json": outputs.text_of(lambda: shared.json_text(result.to_dict())),
+        **dict.fromkeys(LAUNCHERS, outputs.text_of(lambda: launch)),
+    }
+    unsaved = outputs.save(chosen, writers)
     if as_json:
         shared.echo_json(result.to_dict() | ({"launch": launch} if emit else {}))
-        return
-    # A launch file alone on stdout can be piped; people still read the rest on stderr.
-    if launch and not any(ending in LAUNCHERS for _, ending in outputs):
-        typer.echo(launch, nl=not launch.endswith("\n"))
-    typer.echo(f"{result.table(top)}\n\n{_files(outputs)}", err=bool(launch))
+    else:
+        # A launch file alone on stdout can be piped; people still read the rest on stderr.
+        if launch and not any(ending in LAUNCHERS for _, ending in chosen):
+            typer.echo(launch, nl=not launch.endswith("\n"))
+        typer.echo(f"{result.table(top)}\n\n{_files(chosen)}", err=bool(launch))
+    outputs.complain(unsaved)
 
 
 def found(options: dict[str, Any], command: str = "") -> ServingResult:
@@ -240,10 +240,10 @@ def _engine_for(emit: str, engine: str | None) -> str | None:
     return emit if engine is None and emit != "kubernetes" else engine
 
 
-def _files(outputs: list[tuple[Path, str]]) -> str:
+def _files(chosen: list[outputs.Output]) -> str:
     nouns = {".html": "Report", ".json": "Result"}
-    parts = [f"{nouns.get(ending, 'Launch file')}: {path}" for path, ending in outputs]
-    if not outputs:
+    parts = [f"{nouns.get(ending, 'Launch file')}: {path}" for path, ending in chosen]
+    if not chosen:
         parts.append("Report: --out report.html")
     parts.append("Emit: --emit vllm | sglang | trtllm | kubernetes")
     return "     ".join(parts)

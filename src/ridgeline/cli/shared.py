@@ -6,8 +6,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -41,20 +40,6 @@ def json_text(value: Any) -> str:
     return json.dumps(value, indent=2, allow_nan=False)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
-
-
-def suffix_of(path: Path, known: Iterable[str]) -> str:
-    """The ending of an output file, which says what is written. Raises Mistake for an unknown one."""
-    for ending in known:
-        if path.name.lower().endswith(ending):
-            return ending
-    raise Mistake(f"--out {path}: the ending says what to write; choose {', '.join(known)}")
-
-
 def said(words: Any) -> str:
     """The command as it was typed, to be shown in results."""
     return shlex.join(["ridgeline", *words]) if isinstance(words, list) else ""
@@ -75,6 +60,14 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> li
         ).rstrip()
         for row in (head, *rows)
     ]
+
+
+def say_unread(unread: Sequence[str]) -> None:
+    """Say on standard error how many lines of a file could not be read, and why."""
+    from ridgeline.calibrate.refusals import unread_words
+
+    if unread:
+        typer.echo(unread_words(unread), err=True)
 
 
 class Counter:

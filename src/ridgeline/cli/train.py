@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ridgeline.cli import plan_options, shared
+from ridgeline.cli import outputs, plan_options, shared
 
 if TYPE_CHECKING:
     from ridgeline.api.request import Request
@@ -82,27 +82,26 @@ def train(
     as_json: shared.Json = False,
 ) -> None:
     """Plan a training run: without degrees all plans are searched; degrees that are given are kept."""
-    outputs = [(path, _ending(path, emit)) for path in out or []]
+    chosen = outputs.named(out, (*OUTPUTS, *(LAUNCHERS if emit else ())))
     if emit is not None:
         _check_framework(emit)
     result = found(ctx.params, command=shared.said(ctx.obj))
     launch = result.best[0].emit(emit) if emit else ""
-    for path, ending in outputs:
-        if ending == ".html":
-            result.write_report(path)
-        elif ending == "trace.json":
-            result.best[0].write_trace(path)
-        elif ending == ".json":
-            shared.write_text(path, shared.json_text(result.to_dict()))
-        else:
-            shared.write_text(path, launch)
+    writers: dict[str, outputs.Writer] = {
+        ".html": result.write_report,
+        "trace.json": lambda path: result.best[0].write_trace(path),
+        ".json": outputs.text_of(lambda: shared.json_text(result.to_dict())),
+        **dict.fromkeys(LAUNCHERS, outputs.text_of(lambda: launch)),
+    }
+    unsaved = outputs.save(chosen, writers)
     if as_json:
         shared.echo_json(result.to_dict() | ({"launch": launch} if emit else {}))
-        return
-    # A launch file alone on stdout can be piped; people still read the rest on stderr.
-    if launch and not any(ending in LAUNCHERS for _, ending in outputs):
-        typer.echo(launch, nl=not launch.endswith("\n"))
-    typer.echo(f"{result.table(shared.width())}\n\n{_files(outputs)}", err=bool(launch))
+    else:
+        # A launch file alone on stdout can be piped; people still read the rest on stderr.
+        if launch and not any(ending in LAUNCHERS for _, ending in chosen):
+            typer.echo(launch, nl=not launch.endswith("\n"))
+        typer.echo(f"{result.table(shared.width())}\n\n{_files(chosen)}", err=bool(launch))
+    outputs.complain(unsaved)
 
 
 def found(options: dict[str, Any], command: str = "") -> PlanResult:
@@ -141,10 +140,6 @@ def parse(words: list[str]) -> dict[str, Any]:
     return dict(typer.main.get_command(app).make_context("ridgeline train", words).params)
 
 
-def _ending(path: Path, emit: str | None) -> str:
-    return shared.suffix_of(path, (*OUTPUTS, *(LAUNCHERS if emit else ())))
-
-
 def _check_framework(name: str) -> None:
     from ridgeline.emit import FRAMEWORKS
 
@@ -159,11 +154,11 @@ def _stack(emit: str | None) -> Stack | None:
     return stack_for(emit, None, "") if emit == "torchtitan" else None
 
 
-def _files(outputs: list[tuple[Path, str]]) -> str:
+def _files(chosen: list[outputs.Output]) -> str:
     nouns = {".html": "Report", ".json": "Result", "trace.json": "Trace"}
-    parts = [f"{nouns.get(ending, 'Launch file')}: {path}" for path, ending in outputs]
-    results = [path for path, ending in outputs if ending in (".json", ".html")]
-    if not outputs:
+    parts = [f"{nouns.get(ending, 'Launch file')}: {path}" for path, ending in chosen]
+    results = [path for path, ending in chosen if ending in (".json", ".html")]
+    if not chosen:
         parts.append("Report: --out report.html")
     parts.append("Emit: --emit megatron | torchtitan | nemo")
     parts.append(f"Explain: ridgeline explain {results[0]}" if results else "Explain: --out result.json")

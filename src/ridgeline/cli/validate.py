@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ridgeline.cli import shared
+from ridgeline.cli import outputs, shared
 
 if TYPE_CHECKING:
     from ridgeline.calibrate.kernel_scores import KernelScores
@@ -53,38 +54,48 @@ def validate(
     """
     if lent and cases.suffix.lower() != KERNELS:
         raise shared.Mistake(f"--lent is for tables of kernels ({KERNELS}); {cases} is none")
-    outputs = [(path, shared.suffix_of(path, OUTPUTS)) for path in out or []]
+    chosen = outputs.named(out, OUTPUTS)
     scores = _table_scores(cases, limit, lent)
     if scores is not None:
-        for path, ending in outputs:
-            shared.write_text(
-                path, {".json": _kernel_json, ".csv": _kernel_rows, ".txt": _kernel_table}[ending](scores)
-            )
-        typer.echo(_kernel_json(scores) if as_json else _kernel_table(scores))
+        _give(
+            {
+                ".json": lambda: _kernel_json(scores),
+                ".csv": lambda: _kernel_rows(scores),
+                ".txt": lambda: _kernel_table(scores),
+            },
+            chosen,
+            as_json,
+        )
         return
     if cases.is_dir():
-        _replay(cases, outputs, as_json)
+        _replay(cases, chosen, as_json)
         return
     board = _serving_board(cases, limit) if _is_serving(cases) else _board(cases, limit)
-    for path, ending in outputs:
-        text = {".json": _json, ".csv": _rows, ".txt": _table}[ending](board)
-        shared.write_text(path, text)
-    typer.echo(_json(board) if as_json else _table(board))
+    _give(
+        {".json": lambda: _json(board), ".csv": lambda: _rows(board), ".txt": lambda: _table(board)},
+        chosen,
+        as_json,
+    )
 
 
-def _replay(folder: Path, outputs: list[tuple[Path, str]], as_json: bool) -> None:
+def _give(texts: Mapping[str, Callable[[], str]], chosen: list[outputs.Output], as_json: bool) -> None:
+    """Write what is asked for, by ending, and show the scores."""
+    unsaved = outputs.save(chosen, {ending: outputs.text_of(make) for ending, make in texts.items()})
+    typer.echo(texts[".json" if as_json else ".txt"]())
+    outputs.complain(unsaved)
+
+
+def _replay(folder: Path, chosen: list[outputs.Output], as_json: bool) -> None:
     """A measured run of a server, replayed."""
     from ridgeline.calibrate.serving.replay import is_run, replay
 
     if not is_run(folder):
         raise shared.Mistake(f"{folder}: a folder of a measured run holds meta.json and requests.jsonl")
-    found = replay(folder)
-    text = {".json": shared.json_text(found.to_dict()), ".txt": found.table()}
-    for path, ending in outputs:
-        if ending not in text:
+    for path, ending in chosen:
+        if ending == ".csv":
             raise shared.Mistake(f"--out {path}: a replay is written as .json or .txt")
-        shared.write_text(path, text[ending])
-    typer.echo(text[".json"] if as_json else text[".txt"])
+    found = replay(folder)
+    _give({".json": lambda: shared.json_text(found.to_dict()), ".txt": found.table}, chosen, as_json)
 
 
 def _is_serving(path: Path) -> bool:

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ridgeline import files
 from ridgeline.facts.observation import Observation
 from ridgeline.facts.plan import Plan
 from ridgeline.metrics import Prediction
@@ -22,10 +23,7 @@ from ridgeline.report.points import PlanPoint, as_point, frontier
 
 def write_report(path: str | Path, prediction: Prediction, **parts: Any) -> Path:
     """Write the report to ``path``, making its folder; ``parts`` are the keyword arguments of `page`."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(prediction, **parts), encoding="utf-8")
-    return target
+    return files.write(path, page(prediction, **parts))
 
 
 def page(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ridgeline import files
 from ridgeline.report import serving_figures as figures
 from ridgeline.report.frame import Panel, render
 from ridgeline.report.numerals import MINUS, gigabytes, percent, signed_percent, significant
@@ -64,10 +65,7 @@ class ServingReport:
 
 def write_serving_report(path: str | Path, report: ServingReport) -> Path:
     """Write the page to ``path``, making its folder."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(serving_page(report), encoding="utf-8")
-    return target
+    return files.write(path, serving_page(report))
 
 
 def serving_page(report: ServingReport) -> str:

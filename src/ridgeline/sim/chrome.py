@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ridgeline import files
 from ridgeline.sim.timeline import KINDS, RESOURCES, Timeline
 
 #: Trace viewers sort colours by these reserved names, so every kind keeps one colour.
@@ -66,9 +67,7 @@ def to_chrome(timeline: Timeline, extra: Iterable[ExtraRow] = ()) -> dict[str, A
 
 def write_chrome(path: str | PathLike[str], timeline: Timeline, extra: Iterable[ExtraRow] = ()) -> Path:
     """Write the trace as one JSON file and return where it is."""
-    file = Path(path)
-    file.write_text(json.dumps(to_chrome(timeline, extra), separators=(",", ":")), encoding="utf-8")
-    return file
+    return files.write(Path(path), json.dumps(to_chrome(timeline, extra), separators=(",", ":")))
 
 
 def _event(name: str, stage: int, thread: int, start_s: float, end_s: float) -> dict[str, Any]:

@@ -135,17 +135,18 @@ def is_serving(columns: set[str]) -> bool:
     return len(columns & MARKS) >= 2
 
 
-def read_serving_cases(path: str | Path) -> list[ServingCase]:
+def read_serving_cases(path: str | Path, unread: list[str] | None = None) -> list[ServingCase]:
     """Read measured points of serving from a CSV file with a header line.
 
     Needed: ``chip, n_chips, engine`` and the model, as dimensions or as a catalog name in ``model``; lengths
     ``isl, osl`` and one of ``tpot_ms``, ``ttft_ms`` and ``output_tokens_per_s``. A row that lacks what a prediction
-    needs is kept and counts as not predicted.
+    needs is kept and counts as not predicted. Lines that cannot be read go to ``unread``, with the reason, where it
+    is given.
 
     Raises:
         CaseError: no such file, a needed column is missing, or a value is not what its column holds.
     """
-    return read_rows(path, _missing, serving_case_of)
+    return read_rows(path, _missing, serving_case_of, unread)
 
 
 def _missing(columns: set[str]) -> list[str]:

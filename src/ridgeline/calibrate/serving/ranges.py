@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ridgeline import files
 from ridgeline.calibrate.serving.score import ServingBoard, ServingRow
 from ridgeline.facts import serving_ranges as ranges
 
@@ -96,5 +97,4 @@ def write(widths: Widths, directory: Path) -> Path:
     for metric, kinds in widths.items():
         listed = ", ".join(f"{kind}: {width:.3f}" for kind, width in kinds.items())
         lines.append(f"  {metric}: {{{listed}}}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    return files.write(path, "\n".join(lines) + "\n")

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from ridgeline.calibrate.refusals import refusal
 from ridgeline.calibrate.scores import Score, by, finite, score
 from ridgeline.calibrate.serving.cases import METRICS, ServingCase, read_serving_cases
 from ridgeline.calibrate.serving.neighbours import Neighbours
 from ridgeline.calibrate.serving.pools import pools_of
 from ridgeline.calibrate.serving.predicted import Predicted, predict_case
 from ridgeline.calibrate.serving.services import service_of
-from ridgeline.calibrate.shapes import NotPredictable
 from ridgeline.facts import serving_ranges
 from ridgeline.facts.engine import Engine
 
@@ -95,6 +95,7 @@ class ServingBoard:
     """All rows; scores are computed when asked for. The headline counts aggregated points of quality A and B."""
 
     rows: tuple[ServingRow, ...]
+    unread: tuple[str, ...] = ()  # lines of the file that could not be read, each with its reason
 
     @cached_property
     def headline(self) -> tuple[ServingRow, ...]:
@@ -176,6 +177,7 @@ class ServingBoard:
                 for metric in METRICS
             },
             "not_predicted": dict(self.failures()),
+            "unread": list(self.unread),
             "pools": {
                 "quality": list(HEADLINE),
                 "by_metric": {
@@ -204,23 +206,24 @@ def validate(path: str | Path, limit: int | None = None, progress: Progress | No
     Points of one group are one configuration and are predicted once for each load.
 
     Raises:
-        CaseError: the file, a column or a value is wrong.
+        CaseError: the file or its header is wrong, or no line can be read.
     """
-    cases = read_serving_cases(path)
+    unread: list[str] = []
+    cases = read_serving_cases(path, unread)
     if limit is not None and limit < len(cases):
         cases = [cases[i] for i in np.linspace(0, len(cases) - 1, limit).astype(int)]
     nearest = Neighbours.of(cases)
-    known: dict[object, Predicted | NotPredictable] = {}
+    known: dict[object, Predicted | Exception] = {}
     rows: list[ServingRow] = []
     for done, case in enumerate(cases):
         rows += _rows(case, known, nearest)
         if progress is not None:
             progress(done + 1, len(cases))
-    return ServingBoard(tuple(rows))
+    return ServingBoard(tuple(rows), tuple(unread))
 
 
 def _rows(
-    case: ServingCase, known: dict[object, Predicted | NotPredictable], nearest: Neighbours
+    case: ServingCase, known: dict[object, Predicted | Exception], nearest: Neighbours
 ) -> list[ServingRow]:
     """Rows of one point, one for each metric that it measured."""
     neighbour = {metric: nearest.value(case, metric) for metric in case.measured}
@@ -229,9 +232,10 @@ def _rows(
             found, engine = _of_pools(case, known)
         else:
             found, engine = _of_engine(case, known)
-    except NotPredictable as error:
+    except Exception as error:  # one point never stops the others
+        status = f"not predicted: {refusal(error)}"
         return [
-            ServingRow(case, metric, value, f"not predicted: {error}", neighbour=neighbour[metric])
+            ServingRow(case, metric, value, status, neighbour=neighbour[metric])
             for metric, value in case.measured.items()
         ]
     rows = []
@@ -256,10 +260,8 @@ def _rows(
     return rows
 
 
-def _of_engine(
-    case: ServingCase, known: dict[object, Predicted | NotPredictable]
-) -> tuple[Predicted, Engine]:
-    """An aggregated or offline point. Raises NotPredictable."""
+def _of_engine(case: ServingCase, known: dict[object, Predicted | Exception]) -> tuple[Predicted, Engine]:
+    """An aggregated or offline point. Raises whatever its prediction raises."""
     service = service_of(case)
     key = (
         service.engine.name, str(service.engine.libraries), service.chip.name,
@@ -270,8 +272,8 @@ def _of_engine(
     return _once(key, known, lambda: predict_case(case, service)), service.engine
 
 
-def _of_pools(case: ServingCase, known: dict[object, Predicted | NotPredictable]) -> tuple[Predicted, Engine]:
-    """A point of separate pools, with the engine that decodes. Raises NotPredictable."""
+def _of_pools(case: ServingCase, known: dict[object, Predicted | Exception]) -> tuple[Predicted, Engine]:
+    """A point of separate pools, with the engine that decodes. Raises whatever its prediction raises."""
     from ridgeline.calibrate.serving.pooled import predict_pools
 
     pools = pools_of(case)
@@ -280,15 +282,15 @@ def _of_pools(case: ServingCase, known: dict[object, Predicted | NotPredictable]
 
 
 def _once(
-    key: object, known: dict[object, Predicted | NotPredictable], predict: Callable[[], Predicted]
+    key: object, known: dict[object, Predicted | Exception], predict: Callable[[], Predicted]
 ) -> Predicted:
-    """What was predicted for this key before, or now. Raises NotPredictable."""
+    """What was predicted, or raised, for this key before, or now."""
     if key not in known:
         try:
             known[key] = predict()
-        except NotPredictable as error:
+        except Exception as error:
             known[key] = error
     found = known[key]
-    if isinstance(found, NotPredictable):
+    if isinstance(found, Exception):
         raise found
     return found

@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ridgeline.calibrate.refusals import unread_words
 from ridgeline.calibrate.scores import Score
 from ridgeline.calibrate.serving.score import ServingBoard, ServingRow
 
@@ -22,6 +23,8 @@ def text(board: ServingBoard, width: int = 110) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, highlight=False, color_system=None)
     console.print(_first_line(board), soft_wrap=True)
+    if board.unread:
+        console.print(unread_words(board.unread), soft_wrap=True)
     for metric in _NAMES:
         rows = [row for row in board.headline if row.metric == metric]
         if rows:

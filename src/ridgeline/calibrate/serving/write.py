@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ridgeline import files
 from ridgeline.calibrate.serving.fit import NUMBERS, EngineFit
 
 _UNITS = {row[0]: row[1] for row in NUMBERS}
@@ -28,8 +29,7 @@ def write(fits: list[EngineFit], directory: Path) -> list[Path]:
             text = _set(text, name, f"{shown} {_UNITS[name]}".strip())
         text = _set(text, "spread", f"{fit.spread:.3g}")
         text = _set(text, "rows", str(fit.rows))
-        path.write_text(text, encoding="utf-8")
-        written.append(path)
+        written.append(files.write(path, text))
     return written
 
 
