@@ -205,8 +205,13 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
 
 
 def unseen(character: str) -> bool:
-    """Whether a character is a control, an invisible mark or a line separator: none belongs on a line of text."""
-    return unicodedata.category(character) in _UNSEEN
+    """Whether a character is a control, an invisible mark or a line separator: none belongs on a line of text.
+
+    So are the code points that will never be characters, such as U+FFFF: YAML does not take them.
+    """
+    code = ord(character)
+    never = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
+    return never or unicodedata.category(character) in _UNSEEN
 
 
 def one_line(text: str, most: int | None = None) -> str:

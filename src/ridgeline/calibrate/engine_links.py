@@ -17,7 +17,7 @@ from ridgeline.facts import catalog, document
 from ridgeline.facts.kernel_calibration import Provenance
 from ridgeline.facts.link_calibration import Kernel, LinkCalibration, LinkFit, Moves, Regime
 from ridgeline.facts.observation import Label
-from ridgeline.facts.spec import Bytes, Spec
+from ridgeline.facts.spec import Bytes, Prose, Spec
 from ridgeline.timing.collectives import collective_seconds, engine_traffic
 from ridgeline.timing.topology import FloatArray, place
 
@@ -46,7 +46,7 @@ class Switches(Spec):
     engine: str
     chips: tuple[str, ...]
     kernels: tuple[Switch, ...]
-    source: str
+    source: Prose
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from ridgeline.emit import checks, mcore
+from ridgeline.emit.comments import comments
 from ridgeline.emit.documented import MEGATRON
 from ridgeline.emit.errors import EmitError
 from ridgeline.facts.scenario import Scenario
@@ -44,7 +45,7 @@ def write(scenario: Scenario) -> str:
     }
     head = checks.header(scenario, plan, MEGATRON.framework, MEGATRON.version)
     per_node = min(scenario.cluster.chips_per_node, scenario.num_chips)
-    lines = ["#!/usr/bin/env bash", *(f"# {line}" for line in head), "set -euo pipefail", ""]
+    lines = ["#!/usr/bin/env bash", *comments(head), "set -euo pipefail", ""]
     lines += _launch(scenario.num_chips // per_node, per_node, fsdp=plan.zero >= 2)
     for name, options in groups.items():
         if options:

@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from ridgeline.emit import checks, mcore
+from ridgeline.emit.comments import comments
 from ridgeline.emit.documented import NEMO
 from ridgeline.facts.scenario import Scenario
 
 NAME = "nemo"
+
+# What users named stands in comments below: a quote or a backslash would end a docstring, and a comment in the first
+# two lines could name another encoding of the file.
+_DOCSTRING = '''\
+"""One plan for Megatron-Bridge: its configuration, and the run.
+
+    {launch}
+"""
+'''
 
 _IMPORTS = """\
 import os
@@ -87,7 +97,8 @@ def write(scenario: Scenario) -> str:
             imports.replace("import os\n", "import os\nfrom functools import partial\n", 1) + _MOE_IMPORT
         )
     parts = [
-        '"""' + head[0] + ".\n\n" + "\n".join(head[1:]) + f"\n\n    {launch}\n" + '"""\n',
+        _DOCSTRING.format(launch=launch),
+        "\n".join([*comments(head), ""]),
         imports,
         _environment(fsdp=fsdp),
         "def config() -> ConfigContainer:",

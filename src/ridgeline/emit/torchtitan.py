@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ridgeline import files
 from ridgeline.emit import checks, layers
+from ridgeline.emit.comments import comments
 from ridgeline.emit.documented import TORCHTITAN
 from ridgeline.emit.errors import EmitError
 from ridgeline.facts.architecture import Architecture, Moe
@@ -70,7 +72,7 @@ def write(scenario: Scenario) -> str:
     head = checks.header(scenario, plan, TORCHTITAN.framework, TORCHTITAN.version)
     head.append("From 0.3 on torchtitan is configured in Python: set the same fields on its Trainer.Config.")
     head += _differences(scenario.recipe)
-    return "\n".join([*(f"# {line}" for line in head), *_toml(options), ""])
+    return "\n".join([*comments(head), *_toml(options), ""])
 
 
 def _refuse(plan: Plan, *, is_moe: bool) -> None:
@@ -264,6 +266,7 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        # A TOML string of one line takes no control characters.
+        escaped = files.one_line(value).replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
     return str(value)

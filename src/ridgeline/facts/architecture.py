@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ridgeline.facts.spec import Count, Spec
+from ridgeline.facts.spec import Count, Prose, Spec
 
 
 class Attention(Spec):
@@ -117,7 +117,7 @@ class Published(Spec):
 
     total: float = Field(gt=0, description="all parameters")
     active: float | None = Field(None, gt=0, description="parameters that touch one token")
-    source: str
+    source: Prose
     tolerance: float = Field(
         0.005, gt=0, description="relative tolerance of the total; above 0.005 only with a reason in the note"
     )
@@ -130,7 +130,7 @@ class Published(Spec):
         "all",
         description="the published active count is of all parts, all but the input embedding, or layers only",
     )
-    note: str = ""
+    note: Prose = ""
 
 
 class Architecture(Spec):
@@ -153,7 +153,7 @@ class Architecture(Spec):
     head_bias: bool = False
     mtp: int = Field(0, ge=0, description="multi-token-prediction layers shipped with the model")
     context: int | None = Field(None, gt=0, description="longest context the model was trained for, tokens")
-    source: str = ""
+    source: Prose = ""
     published: Published | None = None
 
     @property

@@ -14,6 +14,8 @@ from ridgeline.facts.spec import (
     FlopsPerSecond,
     Hertz,
     Positive,
+    Prose,
+    Proses,
     Seconds,
     Spec,
     SquareMetres,
@@ -74,8 +76,8 @@ class Chip(Spec):
         description="chip whose calibration is used, scaled by the data sheets, where none is measured",
     )
     cluster: str | None = Field(None, description="default cluster for --on CHIP")
-    note: str = ""
-    source: dict[str, str] = Field(
+    note: Prose = ""
+    source: Proses = Field(
         min_length=1, description="source by top-level field; key 'default' covers the rest"
     )
 
@@ -122,8 +124,8 @@ class Cluster(Spec):
     )
     pue: float = Field(1.25, ge=1.0, description="facility power over IT power")
     max_chips: Count | None = None
-    note: str = ""
-    source: dict[str, str] = Field(min_length=1)
+    note: Prose = ""
+    source: Proses = Field(min_length=1)
 
     @field_validator("tiers")
     @classmethod

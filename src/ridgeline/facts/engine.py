@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ridgeline.facts.chip import Chip
-from ridgeline.facts.spec import Bytes, Count, Fraction, Seconds, Spec
+from ridgeline.facts.spec import Bytes, Count, Fraction, Prose, Seconds, Spec
 
 Framework = Literal["vllm", "sglang", "trtllm"]
 #: How prefills and decodes share steps: chunks of prefills beside decodes (vLLM V1); prefills in steps of their own
@@ -145,7 +145,7 @@ class Engine(Spec):
         0.25, ge=0, description="relative half-width that held 80 % of the rows its numbers were fitted on"
     )
     rows: int = Field(0, ge=0, description="measured rows that inform its numbers")
-    source: str
+    source: Prose
 
     def runs_on(self, chip: Chip) -> bool:
         """Whether the software is made for a chip."""

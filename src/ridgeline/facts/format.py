@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from ridgeline.facts.spec import Count, Positive, Spec
+from ridgeline.facts.spec import Count, Positive, Prose, Spec
 
 #: What a matrix unit can have a rate for: the keys of ``Chip.matrix``. Other formats run as one of these.
 MATRIX_FORMATS = (
@@ -36,7 +36,7 @@ class Format(Spec):
     matrix_as: Annotated[str, AfterValidator(matrix_key)] = Field(
         description="the matrix-unit rate it runs at, a key of Chip.matrix"
     )
-    source: str
+    source: Prose
 
     @property
     def bytes(self) -> float:

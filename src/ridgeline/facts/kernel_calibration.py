@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ridgeline.facts.observation import Label
-from ridgeline.facts.spec import Fraction, Positive, Seconds, Spec, Watts
+from ridgeline.facts.spec import Fraction, Positive, Prose, Seconds, Spec, Watts
 from ridgeline.facts.surface import Surface
 
 
@@ -13,7 +13,7 @@ class Provenance(Spec):
     """Where fitted numbers come from and how well they hold on rows they were not fitted to."""
 
     label: Label
-    source: str = Field(description="table, library and version, or the chip it was transferred from")
+    source: Prose = Field(description="table, library and version, or the chip it was transferred from")
     library: str | None = Field(None, description="framework/kernel that was timed, as kernel tables name it")
     rows: int = Field(0, ge=0, description="rows fitted on")
     median_abs_err: float | None = Field(None, description="median relative error on held-out rows")

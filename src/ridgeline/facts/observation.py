@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from ridgeline.facts.spec import Spec
+from ridgeline.facts.spec import Prose, Spec
 
 
 class Label(StrEnum):
@@ -24,7 +24,7 @@ class Observation(Spec):
     subject: str = Field(description="what was observed, a stable slug")
     metric: str = Field(description="name with unit, such as step_time_s")
     value: float
-    source: str
+    source: Prose
     date: str = ""
     tolerance: float = Field(0.1, gt=0, description="relative tolerance a prediction is held to")
-    note: str = ""
+    note: Prose = ""

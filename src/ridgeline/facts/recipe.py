@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from ridgeline.facts.chip import Chip
-from ridgeline.facts.spec import Fraction, Spec
+from ridgeline.facts.spec import Fraction, Prose, Spec
 
 
 class Recipe(Spec):
@@ -44,7 +44,7 @@ class Recipe(Spec):
         0.0, description="share of layers kept in bf16 (first and last layers)"
     )
     scaling: Literal["none", "delayed", "current", "block"] = "none"
-    source: str
+    source: Prose
 
     def on(self, chip: Chip) -> Recipe:
         """The recipe as ``chip`` runs it: one with block-scaled formats reads either layout and keeps no transpose."""

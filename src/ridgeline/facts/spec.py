@@ -2,17 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
-from ridgeline import units
+from ridgeline import files, units
+
+# Marks a field whose text may have several lines.
+_LINES = "lines of text"
+_BREAKS = frozenset("\n\t")
+
+#: Text of several lines, such as a note: line feeds and tabs are allowed in it, and flattened where it is shown.
+Prose = Annotated[str, _LINES]
+#: Prose by the name of what it is about.
+Proses = Annotated[dict[str, str], _LINES]
 
 
 class Spec(BaseModel):
-    """A frozen value; unknown keys are errors, so a misspelt field can never be ignored."""
+    """A frozen value; unknown keys are errors, so a misspelt field can never be ignored.
+
+    Its text, keys of mappings among it, has one line and holds only what can be seen: names and titles go to
+    terminals and into files that are run. Fields of `Prose` may have several lines.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _seen(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str | dict | tuple):
+            assert info.field_name is not None
+            allowed = _BREAKS if _LINES in cls.model_fields[info.field_name].metadata else frozenset()
+            for text in _texts(value):
+                _check_seen(text, allowed)
+        return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All text in a field's value; a `Spec` inside has checked its own."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _texts(key)
+            yield from _texts(part)
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _texts(part)
+
+
+def _check_seen(text: str, allowed: frozenset[str]) -> None:
+    """ValueError with the first character of ``text`` that no line of text holds."""
+    if text.isascii() and text.isprintable():
+        return
+    for character in text:
+        if files.unseen(character) and character not in allowed:
+            kind = "lines" if allowed else "one line"
+            raise ValueError(
+                f"{files.shown(text)} holds the invisible character U+{ord(character):04X}, expected {kind} of "
+                "visible ones"
+            )
 
 
 def _quantity(dimension: str, example: str) -> tuple[Any, ...]:

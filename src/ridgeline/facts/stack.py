@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ridgeline.facts.spec import Bytes, Fraction, Seconds, Spec
+from ridgeline.facts.spec import Bytes, Fraction, Prose, Seconds, Spec
 
 
 class Stack(Spec):
@@ -150,4 +150,4 @@ class Stack(Spec):
     rows: int = Field(
         0, ge=0, description="fit rows that inform the numbers; below 8 the parent's numbers stand"
     )
-    source: str
+    source: Prose

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ridgeline.emit.comments import comments
 from ridgeline.emit.errors import EmitError
 from ridgeline.emit.serving import pools as common
 from ridgeline.emit.serving import sglang, trtllm, vllm
@@ -60,7 +61,7 @@ def write(deployment: Deployment) -> str:
     if any(pool.service.chip.vendor == "Google" for pool in pools):
         notes.append("Add node selectors of your TPU slice: accelerator and topology.")
     head = [*common.header(deployment, pools, checked), *notes]
-    return "\n".join(f"# {line}" for line in head) + "\n" + "---\n".join(_dump(item) for item in objects)
+    return "\n".join(comments(head)) + "\n" + "---\n".join(_dump(item) for item in objects)
 
 
 def _pool(deployment: Deployment, pool: Pool, name: str) -> list[Manifest]:
@@ -124,7 +125,7 @@ def _pod(deployment: Deployment, pool: Pool, *, leader: bool = True) -> Manifest
         "name": framework,
         "image": image,
         "command": ["/bin/bash", "-c"],
-        "args": ["\n".join(["set -euo pipefail", *body, ""])],
+        "args": [_script(["set -euo pipefail", *body])],
         "env": _environment(pool),
         "ports": [{"name": "http", "containerPort": _port(pool)}],
         "resources": {"limits": {RESOURCES[vendor]: pool.chips_per_node}},
@@ -184,7 +185,7 @@ def _router(deployment: Deployment, pools: tuple[Pool, ...], name: str) -> list[
         "name": "router",
         "image": image,
         "command": ["/bin/bash", "-c"],
-        "args": ["\n".join([*body, ""])],
+        "args": [_script(body)],
         "env": env,
         "ports": [{"name": "http", "containerPort": port}],
         "readinessProbe": {"tcpSocket": {"port": "http"}, "periodSeconds": 5},
@@ -217,9 +218,17 @@ def _port(pool: Pool) -> int:
     return _PORTS[pool.service.engine.framework]
 
 
+def _script(body: list[str]) -> str:
+    """Bash as an argument of a container: Kubernetes puts values in place of ``$(NAME)`` before bash sees it."""
+    return re.sub(r"\$(?=[$(])", "$$", "\n".join([*body, ""]))
+
+
 def _dns(name: str) -> str:
-    """A name that Kubernetes takes."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
+    """A name that Kubernetes takes: a Service's begins with a letter."""
+    found = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if not found[:1].isalpha():
+        found = f"model-{found}"
+    return found[:40].strip("-")
 
 
 class _Dumper(yaml.SafeDumper):

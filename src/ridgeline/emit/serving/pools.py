@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ridgeline import files
 from ridgeline.emit.errors import EmitError
 from ridgeline.facts.architecture import Moe
-from ridgeline.facts.serving import Deployment, Service
+from ridgeline.facts.serving import Deployment, Service, model_id_of
 
 #: What an engine does: everything, or one half of a disaggregated deployment.
 Role = Literal["serve", "prefill", "decode"]
@@ -45,8 +46,12 @@ def pools_of(framework: str, deployment: Deployment) -> tuple[Pool, ...]:
         Pool(role, service, copies)
         for role, (service, copies) in zip(roles, deployment.services, strict=True)
     )
+    _check_id(framework, "model_id", deployment.model_id)
     for pool in pools:
         _check(framework, pool)
+        draft = pool.service.speculation.draft
+        if draft is not None:
+            _check_id(framework, "speculation.draft", model_id_of(draft))
     models = {pool.service.architecture.name: None for pool in pools}
     if len(models) > 1:
         choices = [f"{next(iter(models))}, as the prefill engines serve"]
@@ -57,6 +62,13 @@ def pools_of(framework: str, deployment: Deployment) -> tuple[Pool, ...]:
             framework, "decode.precision.kv", kept, [sent], "the format that prefill engines send"
         )
     return pools
+
+
+def _check_id(framework: str, field: str, model_id: str) -> None:
+    """What an engine loads is a word of its command line: it must be seen, and must not be taken for an option."""
+    if not model_id or model_id.startswith("-") or any(files.unseen(character) for character in model_id):
+        why = "empty, with a dash in front or with characters that cannot be seen"
+        raise EmitError(framework, field, model_id, ["a Hugging Face id or a path"], why)
 
 
 def _check(framework: str, pool: Pool) -> None:

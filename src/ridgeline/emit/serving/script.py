@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 
+from ridgeline.emit.comments import comments
 from ridgeline.emit.documented import Documented
 
 #: Filled in by whoever starts the copies of one engine on several nodes.
@@ -33,9 +34,18 @@ def array(name: str, lines: Sequence[str]) -> list[str]:
     return [f"{name}=(", *lines, ")"]
 
 
+def temporary(variable: str, text: str) -> list[str]:
+    """Lines of bash that write ``text`` to a new file, whose name is then in ``variable``."""
+    lines = text.rstrip("\n").split("\n")
+    end = "YAML"
+    while end in lines:
+        end += "_"
+    return [f'{variable}="$(mktemp)"', f"cat >\"${{{variable}}}\" <<'{end}'", *lines, end]
+
+
 def write(header: Sequence[str], roles: Mapping[str, Sequence[str]], usage: Sequence[str] = ()) -> str:
     """A bash script; with several roles its first argument says which of them to start."""
-    lines = ["#!/usr/bin/env bash", *(f"# {line}" for line in [*header, *usage]), "set -euo pipefail", ""]
+    lines = ["#!/usr/bin/env bash", *comments([*header, *usage]), "set -euo pipefail", ""]
     if len(roles) == 1:
         lines += next(iter(roles.values()))
     else:

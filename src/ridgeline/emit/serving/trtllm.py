@@ -62,14 +62,11 @@ def start(deployment: Deployment, pool: Pool) -> list[str]:
         "--max_seq_len": service.limits.max_context,
         "--extra_llm_api_options": Word('"${OPTIONS}"'),
     }
-    text = yaml.safe_dump(extra_options(deployment, pool), sort_keys=False).rstrip("\n")
+    text = yaml.safe_dump(extra_options(deployment, pool), sort_keys=False)
     launcher = "trtllm-llmapi-launch " if pool.nodes > 1 else ""
     model = shlex.quote(deployment.model_id)
     return [
-        'OPTIONS="$(mktemp)"',
-        "cat >\"${OPTIONS}\" <<'YAML'",
-        *text.split("\n"),
-        "YAML",
+        *script.temporary("OPTIONS", text),
         *script.array("ARGS", script.arguments(TRTLLM, options)),
         f'exec {launcher}trtllm-serve serve {model} "${{ARGS[@]}}" "$@"',
     ]

@@ -13,9 +13,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ridgeline import files
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.huggingface.families import CLASSES, FAMILIES
 from ridgeline.facts.huggingface.fields import Fields, HuggingFaceError
+
+_LONGEST = 100  # characters of a name: folders and files may be called anything
 
 
 def supported() -> list[str]:
@@ -46,7 +49,12 @@ def read_config(source: str | Path | Mapping[str, Any], name: str | None = None)
     family, fields = _family(Fields(values, where))
     arguments = FAMILIES[family](fields)
     try:
-        return Architecture(name=name or family, family=family, source=where, **arguments)
+        return Architecture(
+            name=files.one_line(name or family, _LONGEST),
+            family=family,
+            source=files.one_line(where),
+            **arguments,
+        )
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
