@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ridgeline import files
 from ridgeline.api.serving_operation import words as operation_words
 from ridgeline.api.serving_simulation import prepared
 from ridgeline.explore.serving_check import Check
@@ -74,7 +75,7 @@ def headline(model: str, machine: str, load: Load, target: Target) -> str:
     ]
     if limits:
         parts.append(f"{' and '.join(limits)} at P{target.percentile:g}")
-    return ", ".join(parts)
+    return files.one_line(", ".join(parts))
 
 
 def plan_sheet(plans: Sequence[ServingPlan], *, numbered: bool = True) -> Sheet:
@@ -266,7 +267,7 @@ def serving_text(result: ServingResult, top: int) -> str:
         "\n".join(["What would help most (chip time of a token)", *effect_lines(result.sensitivities)]),
         label_line(result.labels),
     ]
-    parts.append("\n".join(f"note: {note}" for note in dict.fromkeys(result.all_notes)))
+    parts.append("\n".join(files.one_line(f"note: {note}") for note in dict.fromkeys(result.all_notes)))
     return "\n\n".join(part for part in parts if part)
 
 

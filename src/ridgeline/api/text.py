@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from ridgeline import files
 from ridgeline.explore.search import NearMiss, PlanSearch
 from ridgeline.insight.sensitivity import Sensitivity
 from ridgeline.metrics import OperatorTime, Prediction
@@ -106,7 +107,7 @@ def _labels(prediction: Prediction) -> str:
 
 
 def _notes(prediction: Prediction, notes: Sequence[str]) -> str:
-    return "\n".join(f"note: {note}" for note in dict.fromkeys([*prediction.notes, *notes]))
+    return "\n".join(files.one_line(f"note: {note}") for note in dict.fromkeys([*prediction.notes, *notes]))
 
 
 def _miss(miss: NearMiss, capacity: float) -> str:

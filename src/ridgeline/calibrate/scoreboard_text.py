@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ridgeline import files
 from ridgeline.calibrate.refusals import unread_words
 from ridgeline.calibrate.scoreboard import Part, Row, Scoreboard
 
@@ -20,15 +21,16 @@ _MANY = 12  # lines of one kind of slice
 def text(board: Scoreboard, width: int = 110) -> str:
     """All tables as plain text of at most ``width`` columns."""
     out = io.StringIO()
-    console = Console(file=out, width=width, highlight=False, color_system=None)
-    console.print(_first_line(board))
+    # Names of a file are shown as they are: brackets are no markup.
+    console = Console(file=out, width=width, highlight=False, color_system=None, markup=False, emoji=False)
+    console.print(files.one_line(_first_line(board)))
     if board.unread:
-        console.print(unread_words(board.unread), soft_wrap=True)
+        console.print(files.one_line(unread_words(board.unread)), soft_wrap=True)
     console.print(_scores(board))
     for part in (_memory(board), *_rankings(board), *_laws(board)):
-        console.print(part, soft_wrap=True)
+        console.print(files.one_line(part), soft_wrap=True)
     for row in board.worst(5):
-        console.print(f"worst: {_worst(row)}", soft_wrap=True)
+        console.print(files.one_line(f"worst: {_worst(row)}"), soft_wrap=True)
     return out.getvalue()
 
 
@@ -70,7 +72,7 @@ def _cells(name: str, part: Part) -> list[str]:
     model = part.model
     count = str(model.n) if model.covered == model.n else f"{model.covered}/{model.n}"
     return [
-        name,
+        files.one_line(name),
         count,
         _percent(model.median_abs_err),
         _percent(model.macro_abs_err),

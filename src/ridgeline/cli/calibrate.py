@@ -98,12 +98,12 @@ def kernels(
         write("kernels", chip, calibration)
     lines = [line for fits in found.values() for line in _lines(fits, report)]
     if not stopped or lines:
-        typer.echo(
+        shared.say(
             shared.json_text({"fits": [asdict(line) for line in lines]}) if as_json else _table(lines, report)
         )
     written = sorted([*found, *lent])
     if out is not None and written and not as_json:
-        typer.echo(f"\nwritten to {out}: {', '.join(written)}")
+        shared.say(f"\nwritten to {out}: {', '.join(written)}")
     if stopped:
         raise shared.Interrupted(f"{counter}{', files written' if found and out is not None else ''}")
 
@@ -197,7 +197,7 @@ def steps(
     def progress(text: str) -> None:
         """Show one sweep, and keep its words for the result."""
         sweeps.append(text)
-        typer.echo(text, err=True)
+        shared.say(text, err=True)
 
     try:
         unread: list[str] = []
@@ -207,14 +207,14 @@ def steps(
             raise shared.Mistake(
                 f"{cases}: no row to fit on; it needs split 'fit', quality A or B, and a run that can be predicted"
             )
-        typer.echo(f"{len(rows)} rows of the fit share", err=True)
+        shared.say(f"{len(rows)} rows of the fit share", err=True)
         result = whole_step.fit(rows, progress)
     except KeyboardInterrupt:
         raise shared.Interrupted(f"after {len(sweeps)} sweeps; nothing is written") from None
-    typer.echo(_numbers_json(result) if as_json else _numbers(result, whole_step.LEAST_ROWS))
+    shared.say(_numbers_json(result) if as_json else _numbers(result, whole_step.LEAST_ROWS))
     if write is not None:
         for path in whole_step.write(result, write):
-            typer.echo(f"wrote {path}", err=True)
+            shared.say(f"wrote {path}", err=True)
 
 
 def _numbers(result: Fit, least: int) -> str:
@@ -258,7 +258,7 @@ def mixed(
     except (CaseError, CatalogError) as error:
         raise shared.Mistake(str(error)) from None
     if as_json:
-        typer.echo(
+        shared.say(
             shared.json_text({"numbers": numbers._asdict(), "unseen": [asdict(one) for one in errors]})
         )
         return
@@ -266,7 +266,7 @@ def mixed(
         (name, f"{found:.4g}", f"{known:.4g}")
         for name, found, known in zip(numbers._fields, numbers, TIMED, strict=True)
     ]
-    typer.echo("\n".join(shared.columns(("number", "fitted", "shipped"), cells, 1)) + "\n")
+    shared.say("\n".join(shared.columns(("number", "fitted", "shipped"), cells, 1)) + "\n")
     head = ("chip", "heads", "KV heads", "unseen rows", "median", "P90", "shipped: median", "P90")
     lines = [
         (
@@ -275,4 +275,4 @@ def mixed(
         )
         for one in errors
     ]  # fmt: skip
-    typer.echo("\n".join(shared.columns(head, lines, 1)))
+    shared.say("\n".join(shared.columns(head, lines, 1)))

@@ -86,11 +86,11 @@ def links(
         keep(name, fit)
     lines = [line for name in own for line in _lines(found[name], report)]
     if not stopped or lines:
-        typer.echo(
+        shared.say(
             shared.json_text({"fits": [asdict(line) for line in lines]}) if as_json else _table(lines, report)
         )
     if out is not None and found and not as_json:
-        typer.echo(f"\n{len(found)} files in {out}: {', '.join(sorted(found))}")
+        shared.say(f"\n{len(found)} files in {out}: {', '.join(sorted(found))}")
     if stopped:
         raise shared.Interrupted(f"{counter}{', files written' if found and out is not None else ''}")
 

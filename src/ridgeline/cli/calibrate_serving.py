@@ -57,10 +57,10 @@ def serving(
             )
             for fit in fits
         ]  # fmt: skip
-        typer.echo("\n".join(shared.columns(head, cells, 1)))
+        shared.say("\n".join(shared.columns(head, cells, 1)))
     if write is not None:
         for path in write_engines(fits, write):
-            typer.echo(f"wrote {path}", err=True)
+            shared.say(f"wrote {path}", err=True)
 
 
 def ranges(
@@ -101,6 +101,6 @@ def ranges(
             for metric, kinds in widths.items()
             for kind, width in kinds.items()
         ]
-        typer.echo("\n".join(shared.columns(("metric", "kind", "half width"), cells, 2)))
+        shared.say("\n".join(shared.columns(("metric", "kind", "half width"), cells, 2)))
     if write is not None:
-        typer.echo(f"wrote {found.write(widths, write)}", err=True)
+        shared.say(f"wrote {found.write(widths, write)}", err=True)

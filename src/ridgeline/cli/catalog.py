@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ridgeline import files
 from ridgeline.cli import outputs, shared
 
 app = typer.Typer(
@@ -64,7 +65,7 @@ def show(
         return
     if len(kinds) > 1:
         others = ", ".join(f"--kind {other}" for other in kinds[1:])
-        typer.echo(f"{kinds[0]}: {path.name} (also: {others})", err=True)
+        shared.say(f"{kinds[0]}: {path.name} (also: {others})", err=True)
     _give(path.read_text(encoding="utf-8").rstrip(), out)
 
 
@@ -82,9 +83,9 @@ def check(
         shared.echo_json({"file": str(file), "problems": problems})
     elif problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        typer.echo("\n  ".join([f"{file.name}: {count}", *problems]), err=True)
+        shared.say("\n  ".join([f"{files.one_line(file.name)}: {count}", *problems]), err=True)
     else:
-        typer.echo(f"{file.name}: good")
+        shared.say(f"{files.one_line(file.name)}: good")
     if problems:
         raise typer.Exit(2)
 
@@ -116,8 +117,8 @@ def new(
     _give(text, out)
     if out is None:
         out = catalog.folders()[0] / catalog.KINDS[_key(kind)].folder / f"{name}.yaml"
-        typer.echo(f"Save it as {out}", err=True)
-    typer.echo(f"Fill it in, then: ridgeline catalog check {out}", err=True)
+        shared.say(f"Save it as {out}", err=True)
+    shared.say(f"Fill it in, then: ridgeline catalog check {out}", err=True)
 
 
 def _key(kind: str) -> str:
@@ -128,7 +129,7 @@ def _key(kind: str) -> str:
 
 def _give(text: str, out: Path | None) -> None:
     if out is None:
-        typer.echo(text)
+        shared.say(text)
     else:
         outputs.write_text(out, text)
 
@@ -142,7 +143,7 @@ def _title(kind: str, name: str) -> str:
 
     path = catalog.entry_path(kind, name)
     try:
-        return str(document.read(path).get("title", "")) if path else ""
+        return files.one_line(str(document.read(path).get("title", ""))) if path else ""
     except document.DocumentError as error:  # a broken file of the user must not hide the others
         return f"({error})"
 

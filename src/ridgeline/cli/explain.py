@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ridgeline import files
 from ridgeline.cli import outputs, shared, train
 
 if TYPE_CHECKING:
@@ -48,10 +49,10 @@ def explain(
     if as_json:
         shared.echo_json(result.to_dict())
     else:
-        typer.echo(result.explanation())
+        shared.say(result.explanation())
         for path, _ in chosen:
             hint = " (open it in https://ui.perfetto.dev)" if path == trace else ""
-            typer.echo(f"\n{'Trace' if hint else 'Written'}: {path}{hint}")
+            shared.say(f"\n{'Trace' if hint else 'Written'}: {files.shown_path(path)}{hint}")
     outputs.complain(unsaved)
 
 

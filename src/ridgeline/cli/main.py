@@ -18,7 +18,7 @@ from ridgeline.cli import (
     train,
     validate,
 )
-from ridgeline.cli.shared import Interrupted
+from ridgeline.cli.shared import Interrupted, say
 
 USAGE, INTERRUPTED = 2, 130
 #: Base of everything that a wrong command line raises; Typer brings its own copy of Click since 0.2x.
@@ -98,5 +98,5 @@ def _words(error: Exception) -> str:
 
 def _fail(message: str, code: int = USAGE) -> int:
     prefix = "" if code == INTERRUPTED else "error: "
-    typer.echo(f"{prefix}{message}", err=True)
+    say(f"{prefix}{message}", err=True)
     return code

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ridgeline import files
 from ridgeline.cli import outputs, shared
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def serve(
         # A launch file alone on stdout can be piped; people still read the rest on stderr.
         if launch and not any(ending in LAUNCHERS for _, ending in chosen):
             typer.echo(launch, nl=not launch.endswith("\n"))
-        typer.echo(f"{result.table(top)}\n\n{_files(chosen)}", err=bool(launch))
+        shared.say(f"{result.table(top)}\n\n{_files(chosen)}", err=bool(launch))
     outputs.complain(unsaved)
 
 
@@ -242,7 +243,7 @@ def _engine_for(emit: str, engine: str | None) -> str | None:
 
 def _files(chosen: list[outputs.Output]) -> str:
     nouns = {".html": "Report", ".json": "Result"}
-    parts = [f"{nouns.get(ending, 'Launch file')}: {path}" for path, ending in chosen]
+    parts = [f"{nouns.get(ending, 'Launch file')}: {files.shown_path(path)}" for path, ending in chosen]
     if not chosen:
         parts.append("Report: --out report.html")
     parts.append("Emit: --emit vllm | sglang | trtllm | kubernetes")

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ridgeline import files
+
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON, and nothing else, to stdout")]
 Set = Annotated[
     list[str] | None,
@@ -28,6 +30,11 @@ class Mistake(ValueError):
 
 class Interrupted(Exception):
     """Ctrl-C during a long job; the message says what was done."""
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print text for people: of what moves or colours a terminal, or turns what follows, only line feeds are left."""
+    typer.echo("\n".join(files.one_line(line) for line in text.expandtabs().split("\n")), err=err)
 
 
 def echo_json(value: Any) -> None:
@@ -52,13 +59,14 @@ def width() -> int:
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
     """Lines of a table with its head; the first ``left`` columns are words, the others numbers."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = [[files.one_line(word) for word in row] for row in (head, *rows)]
+    widths = [max(len(row[i]) for row in lines) for i in range(len(head))]
     return [
         "  ".join(
             word.ljust(width) if i < left else word.rjust(width)
             for i, (word, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
-        for row in (head, *rows)
+        for row in lines
     ]
 
 
@@ -67,7 +75,7 @@ def say_unread(unread: Sequence[str]) -> None:
     from ridgeline.calibrate.refusals import unread_words
 
     if unread:
-        typer.echo(unread_words(unread), err=True)
+        say(unread_words(unread), err=True)
 
 
 class Counter:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ridgeline import files
 from ridgeline.cli import outputs, plan_options, shared
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def train(
         # A launch file alone on stdout can be piped; people still read the rest on stderr.
         if launch and not any(ending in LAUNCHERS for _, ending in chosen):
             typer.echo(launch, nl=not launch.endswith("\n"))
-        typer.echo(f"{result.table(shared.width())}\n\n{_files(chosen)}", err=bool(launch))
+        shared.say(f"{result.table(shared.width())}\n\n{_files(chosen)}", err=bool(launch))
     outputs.complain(unsaved)
 
 
@@ -156,10 +157,11 @@ def _stack(emit: str | None) -> Stack | None:
 
 def _files(chosen: list[outputs.Output]) -> str:
     nouns = {".html": "Report", ".json": "Result", "trace.json": "Trace"}
-    parts = [f"{nouns.get(ending, 'Launch file')}: {path}" for path, ending in chosen]
+    parts = [f"{nouns.get(ending, 'Launch file')}: {files.shown_path(path)}" for path, ending in chosen]
     results = [path for path, ending in chosen if ending in (".json", ".html")]
     if not chosen:
         parts.append("Report: --out report.html")
     parts.append("Emit: --emit megatron | torchtitan | nemo")
-    parts.append(f"Explain: ridgeline explain {results[0]}" if results else "Explain: --out result.json")
+    result = files.shown_path(results[0]) if results else ""
+    parts.append(f"Explain: ridgeline explain {result}" if result else "Explain: --out result.json")
     return "     ".join(parts)

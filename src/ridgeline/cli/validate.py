@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ridgeline import files
 from ridgeline.cli import outputs, shared
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def validate(
 def _give(texts: Mapping[str, Callable[[], str]], chosen: list[outputs.Output], as_json: bool) -> None:
     """Write what is asked for, by ending, and show the scores."""
     unsaved = outputs.save(chosen, {ending: outputs.text_of(make) for ending, make in texts.items()})
-    typer.echo(texts[".json" if as_json else ".txt"]())
+    shared.say(texts[".json" if as_json else ".txt"]())
     outputs.complain(unsaved)
 
 
@@ -151,7 +152,7 @@ def _csv(rows: list[dict[str, Any]], only: str) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else [only], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: files.cell(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
 
 

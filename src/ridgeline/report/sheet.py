@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from ridgeline import files
+
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
@@ -26,7 +28,7 @@ class Sheet:
 
     def text(self, indent: int = 2) -> str:
         """Aligned plain text, one line per row, no trailing blanks."""
-        lines = [self.columns, *self.rows]
+        lines = [[files.one_line(cell) for cell in line] for line in (self.columns, *self.rows)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
         return "\n".join(_line(line, widths, self.align, indent) for line in lines)
 

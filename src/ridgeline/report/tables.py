@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ridgeline import units
+from ridgeline import files, units
 from ridgeline.facts.plan import Plan
 from ridgeline.metrics import Prediction
 from ridgeline.report.effects import HasEffect
@@ -32,7 +32,7 @@ def headline(prediction: Prediction) -> str:
         nodes = math.ceil(scenario.num_chips / cluster.chips_per_node)
         parts.insert(0, f"{nodes:,} nodes of {cluster.chips_per_node}")
     inside = f" ({', '.join(parts)})" if parts else ""
-    return (
+    return files.one_line(
         f"{model_title(prediction)} on {scenario.num_chips:,} x {chip.title or chip.name}{inside}, "
         f"stack {scenario.stack.name}, {scenario.recipe.name}"
     )

@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ridgeline import files
 from ridgeline.calibrate.refusals import unread_words
 from ridgeline.calibrate.scores import Score
 from ridgeline.calibrate.serving.score import ServingBoard, ServingRow
@@ -21,18 +22,20 @@ _MANY = 12
 def text(board: ServingBoard, width: int = 110) -> str:
     """All tables as plain text of at most ``width`` columns."""
     out = io.StringIO()
-    console = Console(file=out, width=width, highlight=False, color_system=None)
-    console.print(_first_line(board), soft_wrap=True)
+    # Names of a file are shown as they are: brackets are no markup.
+    console = Console(file=out, width=width, highlight=False, color_system=None, markup=False, emoji=False)
+    console.print(files.one_line(_first_line(board)), soft_wrap=True)
     if board.unread:
-        console.print(unread_words(board.unread), soft_wrap=True)
+        console.print(files.one_line(unread_words(board.unread)), soft_wrap=True)
     for metric in _NAMES:
         rows = [row for row in board.headline if row.metric == metric]
         if rows:
             console.print(_scores(board, metric, rows))
     for row in board.worst(5):
-        console.print(f"worst: {_worst(row)}", soft_wrap=True)
+        console.print(files.one_line(f"worst: {_worst(row)}"), soft_wrap=True)
     if board.pools and board.headline != board.rows:
-        console.print(_first_line(board, board.pools, "points of separate pools"), soft_wrap=True)
+        line = _first_line(board, board.pools, "points of separate pools")
+        console.print(files.one_line(line), soft_wrap=True)
         for metric in _NAMES:
             rows = [row for row in board.pools if row.metric == metric]
             if rows:
@@ -81,7 +84,7 @@ def _scores(board: ServingBoard, metric: str, rows: Sequence[ServingRow]) -> Tab
 def _cells(name: str, found: Score, null: Score | None) -> list[str]:
     count = str(found.n) if found.covered == found.n else f"{found.covered}/{found.n}"
     return [
-        name,
+        files.one_line(name),
         count,
         _percent(found.median_abs_err),
         _percent(found.macro_abs_err),
