@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -90,12 +89,9 @@ def test_fewer_micro_batches_than_stages(schedule: str) -> None:
     assert timeline.total_s > timeline.busy_s(0)
 
 
-def test_a_large_timeline_is_fast() -> None:
-    simulate("interleaved", costs(), 8, 8, 2)
-    begin = time.perf_counter()
+def test_a_large_timeline_has_every_pass_and_every_send() -> None:
     timeline = simulate("interleaved", costs(0.01), 16, 16, 8)
     assert len(timeline) == 2 * 16 * 16 * 8 + 2 * 16 * (16 * 8 - 1)
-    assert time.perf_counter() - begin < 1.0  # about 0.03 s on one core
 
 
 def test_orders_that_do_not_exist_say_why() -> None:
