@@ -107,9 +107,11 @@ def test_a_new_file_keeps_to_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         target = files.write(tmp_path / "a.txt", "a")
+        narrow = files.write(tmp_path / "b.txt", "b", mode=0o604)
     finally:
         os.umask(before)
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert stat.S_IMODE(narrow.stat().st_mode) == 0o600
 
 
 def test_what_is_no_file_is_written_to_as_it_is(tmp_path: Path) -> None:

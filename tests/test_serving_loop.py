@@ -284,7 +284,7 @@ def test_numba_is_imported_only_to_simulate() -> None:
 
 
 def test_compiled_code_is_stamped_with_all_its_sources() -> None:
-    """A file with compiled functions that `source_stamp` does not read would leave stale code on disk."""
+    """A file with compiled functions that `sources` does not read would leave stale code on disk."""
     from pathlib import Path
 
     from ridgeline.sim.serving import jit

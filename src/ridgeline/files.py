@@ -39,12 +39,13 @@ class FileError(ValueError):
 # Writing
 
 
-def write(path: str | Path, content: str | bytes) -> Path:
+def write(path: str | Path, content: str | bytes, mode: int = 0o666) -> Path:
     """Write a file whole or not at all, making its folder: what stood there stays until the new content is on disk.
 
     The content goes to a file beside it, which is synced and then renamed over it; a process that is killed at any
     moment, or a full disk, leaves the older file as it was. A symbolic link is followed, the older file's mode
-    kept. What is no file (``/dev/stdout``, a pipe) is written to as it is. Two writers: the last one wins, whole.
+    kept; a new one gets ``mode``, narrowed by the umask. What is no file (``/dev/stdout``, a pipe) is written to
+    as it is. Two writers: the last one wins, whole.
 
     Raises:
         OSError: the folder or the file cannot be written; ``filename`` is ``path``.
@@ -54,11 +55,11 @@ def write(path: str | Path, content: str | bytes) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target = Path(os.path.realpath(target))
-        mode = _mode(target)
-        if mode is not None and not stat.S_ISREG(mode):
+        older = _mode(target)
+        if older is not None and not stat.S_ISREG(older):
             target.write_bytes(data)
             return Path(path)
-        _replace(target, data, mode)
+        _replace(target, data, older, mode)
     except OSError as error:
         # The rename and the write itself know no name, or that of the file beside: the user knows the target only.
         raise type(error)(error.errno, error.strerror, str(path)) from None
@@ -72,14 +73,13 @@ def _mode(path: Path) -> int | None:
         return None
 
 
-def _replace(target: Path, data: bytes, mode: int | None) -> None:
+def _replace(target: Path, data: bytes, older: int | None, mode: int) -> None:
     beside = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.part")
     try:
-        # Mode 0o666 is narrowed by the user's umask, as for any new file.
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with open(descriptor, "wb") as file:
-            if mode is not None:
-                os.chmod(beside, stat.S_IMODE(mode))
+            if older is not None:
+                os.chmod(beside, stat.S_IMODE(older))
             file.write(data)
             file.flush()
             os.fsync(descriptor)

@@ -8,7 +8,6 @@ What happens depends on these events alone, never on how far the caller asks the
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from ridgeline.sim.serving.end import close, log
 from ridgeline.sim.serving.jit import (
@@ -20,7 +19,6 @@ from ridgeline.sim.serving.jit import (
     keep,
     lanes,
     requests,
-    source_stamp,
     units,
 )
 from ridgeline.sim.serving.kv import COUNT, blocks_of, clear, match, release
@@ -236,55 +234,52 @@ def _evict(state: State, table: Table, now: float) -> None:
         unit.kind, unit.steps, unit.end_s, unit.leaving = IDLE, 0, INFINITY, 0
 
 
-def _entry_points(stamp: int) -> tuple[Any, ...]:
-    @keep
-    def run(state: State, table: Table, until: float) -> int:
-        """Send all requests from their arrivals on, up to ``until``."""
-        _run(state, table, until)
-        return stamp
+@keep
+def run(state: State, table: Table, until: float) -> None:
+    """Send all requests from their arrivals on, up to ``until``."""
+    _run(state, table, until)
 
-    @keep
-    def advance(state: State, table: Table, until: float) -> float:
-        """End all steps up to ``until`` -> the next end of a step."""
-        while True:
-            u = soonest(state)
-            now = units(state)[u].end_s
-            if now > until or now == INFINITY:
-                return now if stamp else INFINITY
-            sample(state, table, now)
-            finish_unit(state, table, u)
-            plan_unit(state, table, u, now, INFINITY)
 
-    @keep
-    def send(state: State, table: Table, i: int, now: float) -> float:
-        """Request ``i`` reaches the engine -> the next end of a step."""
+@keep
+def advance(state: State, table: Table, until: float) -> float:
+    """End all steps up to ``until`` -> the next end of a step."""
+    while True:
+        u = soonest(state)
+        now = units(state)[u].end_s
+        if now > until or now == INFINITY:
+            return now
         sample(state, table, now)
-        deliver(state, table, i, now)
-        return units(state)[soonest(state)].end_s if stamp else INFINITY
-
-    @keep
-    def give_up(state: State, table: Table, i: int, status: int, now: float) -> float:
-        """The user of request ``i`` leaves -> the next end of a step."""
-        sample(state, table, now)
-        drop(state, table, i, status, now)
-        return units(state)[soonest(state)].end_s if stamp else INFINITY
-
-    @keep
-    def fail(state: State, table: Table, now: float) -> int:
-        """The engine stops; its requests are in the log."""
-        sample(state, table, now)
-        _evict(state, table, now)
-        return stamp
-
-    @keep
-    def found(state: State, table: Table, i: int) -> int:
-        """Most leading blocks of request ``i`` that a lane has."""
-        most = 0
-        for which in range(state.num_lanes):
-            most = max(most, match(state, table, which, i))
-        return most if stamp else 0
-
-    return run, advance, send, give_up, fail, found
+        finish_unit(state, table, u)
+        plan_unit(state, table, u, now, INFINITY)
 
 
-run, advance, send, give_up, fail, found = _entry_points(source_stamp() | 1)
+@keep
+def send(state: State, table: Table, i: int, now: float) -> float:
+    """Request ``i`` reaches the engine -> the next end of a step."""
+    sample(state, table, now)
+    deliver(state, table, i, now)
+    return units(state)[soonest(state)].end_s
+
+
+@keep
+def give_up(state: State, table: Table, i: int, status: int, now: float) -> float:
+    """The user of request ``i`` leaves -> the next end of a step."""
+    sample(state, table, now)
+    drop(state, table, i, status, now)
+    return units(state)[soonest(state)].end_s
+
+
+@keep
+def fail(state: State, table: Table, now: float) -> None:
+    """The engine stops; its requests are in the log."""
+    sample(state, table, now)
+    _evict(state, table, now)
+
+
+@keep
+def found(state: State, table: Table, i: int) -> int:
+    """Most leading blocks of request ``i`` that a lane has."""
+    most = 0
+    for which in range(state.num_lanes):
+        most = max(most, match(state, table, which, i))
+    return most
