@@ -10,10 +10,10 @@ Names are loaded when they are first used, so importing the package costs nothin
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as `typing` has it, which takes its time to import
 if TYPE_CHECKING:
+    from typing import Any
+
     from ridgeline.api.models import model
     from ridgeline.api.request import Machine, cluster
     from ridgeline.api.results import PlanResult, TrainingResult
@@ -67,6 +67,8 @@ def __getattr__(name: str) -> Any:
         return version("ridgeline")
     if name not in _HOMES:
         raise AttributeError(f"module 'ridgeline' has no attribute '{name}'; it has {', '.join(__all__)}")
+    import importlib
+
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

@@ -74,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(message)
     except Interrupted as error:
         return _fail(f"interrupted: {error}", INTERRUPTED)
-    except (typer.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__, EOFError):  # Typer takes the early end of a file for Ctrl-C
+            return _fail(f"a file ends too early: {error.__cause__}")
         return _fail("interrupted", INTERRUPTED)
     except (BrokenPipeError, SystemExit) as end:
         # The reader of a pipe has gone, which Click turns into an exit with 1, a code that nothing else here has.
@@ -87,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("RIDGELINE_DEBUG"):
             raise
         return _fail(_words(error))
+    if code == INTERRUPTED:  # how newer versions of Typer end after Ctrl-C, without a word
+        return _fail("interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
