@@ -112,7 +112,10 @@ class TrainingResult:
 
 @dataclass(frozen=True, slots=True)
 class PlanResult:
-    """The best plans of a search, the front of time against memory, and why other plans are out."""
+    """The best plans of a search, the front of time against memory, and why other plans are out.
+
+    ``seconds``: of the search; in no text, file or JSON, where the same question gives the same bytes.
+    """
 
     search: PlanSearch
     seconds: float
@@ -131,9 +134,7 @@ class PlanResult:
 
     def table(self, width: int = 120) -> str:
         """Headline, best plans, counts, near misses, ladder and what would help, as text."""
-        return text.search_text(
-            self.search, self.seconds, self.best[0].sensitivities, self.notes, width=width
-        )
+        return text.search_text(self.search, self.best[0].sensitivities, self.notes, width=width)
 
     def figure(self, kind: str = "pareto") -> figures.Figure:
         """A figure as a Plotly dict: pareto, or one of the best plan's (see `TrainingResult.figure`)."""
@@ -154,7 +155,6 @@ class PlanResult:
                 "considered": search.considered,
                 "legal": search.legal,
                 "fit": search.fit,
-                "seconds": self.seconds,
                 "illegal": search.illegal,
                 "near_misses": [
                     {

@@ -32,7 +32,7 @@ class ServingResult:
     """The chosen plan of a search, what the simulation says of it, and all other plans.
 
     ``max_rate``: requests a second that the plan holds under Poisson arrivals within the target; None = not simulated.
-    ``seconds``: of the search.
+    ``seconds``: of the search; in no text, file or JSON, where the same question gives the same bytes.
     """
 
     request: ServingRequest
@@ -165,7 +165,6 @@ class ServingResult:
             "search": {
                 "considered": found.considered,
                 "fit": found.fit,
-                "seconds": self.seconds,
                 "points": [
                     [
                         plan.tokens_per_s_user,

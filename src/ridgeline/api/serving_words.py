@@ -246,7 +246,7 @@ def serving_text(result: ServingResult, top: int) -> str:
     found = result.search
     counts = (
         f"  {found.considered:,} services considered, {found.fit:,} fit in memory, {len(found.plans):,} plans in "
-        f"closed form, {result.seconds:.1f} s"
+        "closed form"
     )
     shown = shown_plans(result, top)
     parts = [

@@ -34,7 +34,6 @@ def result_text(prediction: Prediction, effects: Sequence[Sensitivity], notes: S
 
 def search_text(
     search: PlanSearch,
-    seconds: float,
     effects: Sequence[Sensitivity],
     notes: Sequence[str],
     *,
@@ -42,10 +41,7 @@ def search_text(
 ) -> str:
     """The best plans of a search, what it counted, and why the best one takes as long as it does."""
     best = search.best[0]
-    counts = (
-        f"  {search.considered:,} plans considered, {search.legal:,} legal, "
-        f"{search.fit:,} fit in memory, {seconds:.1f} s"
-    )
+    counts = f"  {search.considered:,} plans considered, {search.legal:,} legal, {search.fit:,} fit in memory"
     # A plan that would be slower anyway is no loss.
     misses = [miss for miss in search.near_misses if miss.step_time_s < best.step_time_s]
     ruled = ", ".join(f"{name} {count:,}" for name, count in Counter(search.illegal).most_common(4))

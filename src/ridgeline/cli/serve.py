@@ -189,6 +189,7 @@ def serve(
     if emit is not None:
         options["engine"] = _engine_for(emit, engine)
     result = found(options, shared.said(ctx.obj))
+    shared.took(result.seconds)
     launch = result.emit(emit) if emit else ""
     writers: dict[str, outputs.Writer] = {
         ".html": result.write_report,

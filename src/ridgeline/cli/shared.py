@@ -52,6 +52,12 @@ def said(words: Any) -> str:
     return shlex.join(["ridgeline", *words]) if isinstance(words, list) else ""
 
 
+def took(seconds: float) -> None:
+    """Say how long a search took, apart from its result, which is the same each time: to a person who waits."""
+    if sys.stderr.isatty():
+        typer.echo(f"searched in {seconds:.1f} s", err=True)
+
+
 def width() -> int:
     """Columns of the terminal; a pipe counts as 120."""
     return shutil.get_terminal_size((120, 40)).columns

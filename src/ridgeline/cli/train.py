@@ -87,6 +87,7 @@ def train(
     if emit is not None:
         _check_framework(emit)
     result = found(ctx.params, command=shared.said(ctx.obj))
+    shared.took(result.seconds)
     launch = result.best[0].emit(emit) if emit else ""
     writers: dict[str, outputs.Writer] = {
         ".html": result.write_report,
