@@ -66,13 +66,10 @@ def _all(chosen: Sequence[Reader], asked: argparse.Namespace) -> int:
             for tally in fuzz(reader, asked.seed, count, asked.workers):
                 tallies[-1] = tally
                 _progress(tally, count)
-            _progress(None, 0)
-            print(
-                log.table(tallies[-1:]).splitlines()[1] if len(tallies) > 1 else log.table(tallies),
-                flush=True,
-            )
+            _show(tallies)
     except KeyboardInterrupt:
         stopped = True
+        _show(tallies)
     except SeedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -86,12 +83,19 @@ def _all(chosen: Sequence[Reader], asked: argparse.Namespace) -> int:
         print(f"\n{log.failures(tallies)}")
     total = sum(one.mutants for one in tallies)
     print(
-        f"\n{total:,} mutants of {len(tallies)} readers, {failed:,} failures, seed {asked.seed}, commit {log.commit()}"
+        f"\n{total:,} mutants of {len(tallies)} readers, {failed:,} failures, seed {asked.seed}, {log.commit()}"
     )
     if stopped:
         print("interrupted", file=sys.stderr)
         return 130
     return 1 if failed else 0
+
+
+def _show(tallies: Sequence[Tally]) -> None:
+    """The line of the last reader, below a head where it is the first."""
+    _progress(None, 0)
+    head, *lines = log.table(tallies).splitlines()
+    print("\n".join([head, *lines] if len(lines) == 1 else lines[-1:]), flush=True)
 
 
 def _progress(tally: Tally | None, count: int) -> None:

@@ -67,26 +67,28 @@ def fuzz(
     """
     tally, start = Tally(reader.name, seed), time.perf_counter()
     blocks = [range(first, min(first + _BLOCK, count)) for first in range(0, count, _BLOCK)][::-1]
-    crew = [_Watched(reader, seed) for _ in range(max(1, min(workers, len(blocks))))]
-    try:
-        while crew:
-            wait([one.pipe for one in crew], 1.0)
-            for one in list(crew):
-                one.listen(tally, blocks, silent_s)
-                if one.done:
-                    crew.remove(one)
-            tally.seconds = time.perf_counter() - start
-            yield tally
-    finally:
-        for one in crew:
-            one.stop()
+    with tempfile.TemporaryDirectory(prefix="ridgeline-fuzz-") as scratch:
+        number = max(1, min(workers, len(blocks)))
+        crew = [_Watched(reader, seed, Path(scratch) / f"{i:02}") for i in range(number)]
+        try:
+            while crew:
+                wait([one.pipe for one in crew], 1.0)
+                for one in list(crew):
+                    one.listen(tally, blocks, silent_s)
+                    if one.done:
+                        crew.remove(one)
+                tally.seconds = time.perf_counter() - start
+                yield tally
+        finally:
+            for one in crew:
+                one.stop()
 
 
 class _Watched:
     """A worker from the watcher's side: the block it is at, and since when it is silent."""
 
-    def __init__(self, reader: Reader, seed: int) -> None:
-        self.reader, self.seed, self.done = reader, seed, False
+    def __init__(self, reader: Reader, seed: int, folder: Path) -> None:
+        self.reader, self.seed, self.folder, self.done = reader, seed, folder, False
         self._begin()
 
     def _begin(self) -> None:
@@ -95,7 +97,8 @@ class _Watched:
         self.heard = time.monotonic()
         context = multiprocessing.get_context("fork")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(self.reader, self.seed, theirs), daemon=True)
+        work = (self.reader, self.seed, self.folder, theirs)
+        self.process = context.Process(target=_work, args=work, daemon=True)
         self.process.start()
         theirs.close()
 
@@ -156,27 +159,25 @@ class _Watched:
         self.process.join()
 
 
-def _work(reader: Reader, seed: int, pipe: Connection) -> None:
+def _work(reader: Reader, seed: int, folder: Path, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the watcher's
     sink = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):  # what a library prints past Python is of no use
         os.dup2(sink, stream)
     sys.stdout = sys.stderr = io.StringIO()
-    with tempfile.TemporaryDirectory(prefix="ridgeline-fuzz-") as scratch:
-        folder = Path(scratch) / "input"
-        try:
-            cases = list(reader.seeds())
-            check_seeds(reader, cases, folder)
-        except Exception as error:
-            pipe.send(f"{type(error).__name__}: {error}")
-            return
-        _limit_memory()
-        pipe.send("ready")
-        with contextlib.suppress(EOFError, ConnectionError):
-            while True:
-                for number in pipe.recv():
-                    case = mutant(cases, seed, reader.name, number)
-                    pipe.send((number, run_one(reader, case, folder, number), case.size))
+    try:
+        cases = list(reader.seeds())
+        check_seeds(reader, cases, folder)
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+        return
+    _limit_memory()
+    pipe.send("ready")
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            for number in pipe.recv():
+                case = mutant(cases, seed, reader.name, number)
+                pipe.send((number, run_one(reader, case, folder, number), case.size))
 
 
 def _limit_memory() -> None:
