@@ -11,9 +11,9 @@ from pathlib import Path
 
 from fuzzing import measured_seeds, result_seeds, sane, seeds, traffic_seeds
 from fuzzing.case import Case
-from fuzzing.verdict import command
+from fuzzing.verdict import Wrong, command
 
-Check = Callable[[Path], str | None]
+Check = Callable[[Path], Wrong]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def _mixed(path: Path) -> str | None:
     return sane.amounts(read(path), text=False)
 
 
-def _words(path: Path) -> str | None:
+def _words(path: Path) -> Wrong:
     home = Path.cwd()
     os.chdir(path.parent)  # what the command may write goes there
     try:

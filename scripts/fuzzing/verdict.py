@@ -43,16 +43,20 @@ class Hang(BaseException):
     """The limit of time is over; no ``except Exception`` catches it."""
 
 
-def judge(run: Callable[[], str | None], limit_s: float = 10.0) -> Verdict:
-    """Run one reader on one input. ``run`` returns what is wrong with what it read, or None.
+#: What is wrong with a value, in words or with its kind; None if nothing.
+Wrong = str | Verdict | None
+
+
+def judge(run: Callable[[], Wrong], limit_s: float = 10.0) -> Verdict:
+    """Run one reader on one input. ``run`` returns what is wrong with what it read.
 
     Time is of the processor, so that a loaded machine makes no hangs; what waits without using any is the watchdog's.
     """
     with warnings.catch_warnings(record=True) as warned, _limit(limit_s):
         warnings.simplefilter("always")
         try:
-            wrong = run()
-            found = Verdict("nonsense", wrong.split(":")[0], wrong) if wrong else Verdict(CLEAN)
+            wrong = run() or Verdict(CLEAN)
+            found = Verdict("nonsense", wrong.split(":")[0], wrong) if isinstance(wrong, str) else wrong
         except Hang as error:
             found = Verdict("hang", _place(error.__traceback__), f"over {limit_s:g} s of processor time")
         except MemoryError as error:
@@ -107,11 +111,10 @@ def controls(text: str) -> str:
     return next((f"U+{ord(one):04X}" for one in found), "")
 
 
-def command(words: list[str]) -> str | None:
+def command(words: list[str]) -> Verdict | None:
     """Run a command in this process: exit 0, or exit 2 with one message of at most `LONGEST` characters.
 
-    Raises:
-        what the command raises, and AssertionErrors of this check as `Unfit`.
+    Raises what the command raises.
     """
     from ridgeline.cli.main import main
 
@@ -123,26 +126,28 @@ def command(words: list[str]) -> str | None:
     finally:
         sys.stdout, sys.stderr = old
     said, errors = (stream.buffer.getvalue().decode() for stream in (out, err))
-    return _unfit(code, said, errors, lists=words[:2] == ["catalog", "check"])
+    return _ended(code, said, errors, f"exit {code} of {words[0] if words else 'no verb'}", words[:2])
 
 
-def _unfit(code: int, said: str, errors: str, lists: bool) -> str | None:
-    """What is wrong with how a command ended; one that ``lists`` all problems has a limit for each."""
+def _ended(code: int, said: str, errors: str, where: str, verb: list[str]) -> Verdict | None:
+    """How a command ended; ``catalog check`` lists all problems and has a limit for each."""
     if code not in (0, 2):
-        return f"exit {code}: {errors[:200]!r}"
+        return Verdict("traceback", where, errors[:200])
     if code == 2 and not errors.strip() and "Usage: " not in said:  # a group without a verb shows its help
-        return "exit 2 without a message"
+        return Verdict("unclear message", where, "no word")
     message = errors.strip().removeprefix("error: ")
-    longest = max(map(len, message.splitlines() if lists else [message]), default=0)
+    longest = max(map(len, message.splitlines() if verb == ["catalog", "check"] else [message]), default=0)
     if code == 2 and longest > LONGEST:
-        return f"a message of a command is long: {longest:,} characters: {message[:120]!r}"
+        return Verdict("long message", where, f"{longest:,} characters: {message[:120]!r}")
     for name, text in (("standard error", errors), ("standard output", said)):
         odd = controls(text.replace("\n", " "))
         if odd:
-            return f"control character on {name}: {odd}"
+            return Verdict(
+                "unclear message", f"control character on {name}, {where}", f"{odd} in {text[:200]!r}"
+            )
     if "Traceback (most recent" in errors or "Warning: " in errors:
-        return f"a trace or warning is printed: {errors[:200]!r}"
-    return None
+        return Verdict("warning", where, errors[:200])
+    return None if code == 0 else Verdict(REFUSED, where, message)
 
 
 @contextmanager
