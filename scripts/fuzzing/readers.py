@@ -261,6 +261,6 @@ def readers() -> dict[str, Reader]:
         Reader("calibrate steps", measured.runs, _runs, _verb("calibrate", "steps")),
         Reader("words of train", results.train_words, _words, share=0.2),
         Reader("words of serve", results.serve_words, _words, share=0.1),
-        Reader("words of others", results.other_words, _words, share=0.2),
+        Reader("words of others", results.other_words, _words, share=0.2, refuses=(results.ABSENT,)),
     ]
     return {reader.name: reader for reader in listed}

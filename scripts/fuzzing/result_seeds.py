@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
+from dataclasses import replace
 from typing import Any
 
 from fuzzing.case import Case, one
-from fuzzing.seeds import settings
+from fuzzing.measured_seeds import shares as measured_shares
+from fuzzing.seeds import entries, settings
 
 #: A chip with a short calibration: a saved result holds the whole of it.
 _JOB: dict[str, Any] = {
@@ -23,37 +26,40 @@ SERVE = (
     "--precision bf16 --kv bf16 --chunk 2048 --no-speculate --aggregated --no-simulate --top 1"
 )  # fmt: skip
 _TRAIN_MORE = (
-    "", " --tokens 1T --json", " --emit megatron", " --emit torchtitan", " --emit nemo",
+    "", " --tokens 1T --json", " --emit megatron", " --emit nemo",
     " --stack nemo-2025 --recipe bf16",
     " --kind lora", " --recompute-layers 2", " --set chip.memory.bandwidth='4 TB/s'", " --replicas 2",
     " --ep 1 --etp 1",
     " --sequence-parallel --no-overlap-tp", " --offload-optimizer",
 )  # fmt: skip
 _SERVE_MORE = (
-    "", " --json", " --emit vllm", " --emit sglang", " --emit kubernetes", " --ttft 2s --tpot 50ms --percentile 90",
+    "", " --json", " --emit vllm", " --engine sglang --emit sglang", " --emit kubernetes",
+    " --ttft 2s --tpot 50ms --percentile 90",
     " --max-seqs 64", " --adapters 4 --adapter-rank 16", " --set engine.frontend='2 us'", " --experts bf16",
-    " --replicas 1", " --router prefix", " --kv-tier host:200GB:50GB/s", " --cp 1 --ep 1", " --urgent 0.2",
+    " --replicas 1", " --cp 1 --ep 1", " --simulate --router prefix --urgent 0.2 --kv-tier host:200GB:50GB/s",
 )  # fmt: skip
 _OTHERS = (
     "catalog list", "catalog list chips --json", "catalog show h100-sxm --kind chips", "catalog schema chips",
-    "catalog new chip my-chip", "catalog check my.yaml --kind chip", "explain r.json --set stack.host='2us'",
-    "explain llama-3.2-1b --on h100-sxm --chips 8 --batch 16 --seq 2048 --tp 8 --json", "validate runs.csv --limit 3",
-    "validate table.parquet --lent", "calibrate kernels a.parquet --chip h100-sxm --report",
-    "calibrate links a.parquet",
-    "calibrate steps runs.csv --json", "calibrate mixed t.csv --chip h100-sxm", "calibrate serving p.csv --rounds 1",
-    "calibrate ranges p.csv", "--version",
+    "catalog new chip my-chip", "catalog check my.yaml --kind links", "validate ata.csv --limit 3", "--version",
+    "explain llama-3.2-1b --on h100-sxm --chips 8 --batch 16 --seq 2048 --tp 8 --json",
 )  # fmt: skip
+#: Their files are not there: the words are looked at, and the file is missed.
+_ABSENT = (
+    "explain r.json --set stack.host='2us'", "validate table.parquet --lent", "calibrate links a.parquet",
+    "calibrate kernels a.parquet --chip h100-sxm --report", "calibrate steps runs.csv --json",
+    "calibrate mixed t.csv --chip h100-sxm", "calibrate serving p.csv --rounds 1", "calibrate ranges p.csv",
+)  # fmt: skip
+ABSENT = "absent.words"
 
 
-def _words(commands: tuple[str, ...]) -> list[Case]:
-    import shlex
-
-    return [one("a.words", json.dumps(shlex.split(command))) for command in commands]
+def _words(commands: tuple[str, ...], name: str = "a.words") -> list[Case]:
+    return [one(name, json.dumps(shlex.split(command))) for command in commands]
 
 
 def train_words() -> list[Case]:
     """Words of `train`: one small plan, with one more option each."""
-    return _words(tuple(TRAIN + more for more in _TRAIN_MORE))
+    shipped = TRAIN.replace("llama-3.2-1b", "llama-3.1-8b")  # a shape that torchtitan has
+    return _words((*(TRAIN + more for more in _TRAIN_MORE), f"{shipped} --zero 3 --emit torchtitan"))
 
 
 def serve_words() -> list[Case]:
@@ -62,8 +68,13 @@ def serve_words() -> list[Case]:
 
 
 def other_words() -> list[Case]:
-    """Words of the other verbs; the files that they name are not there."""
-    return _words(_OTHERS)
+    """Words of the other verbs, with files beside them or without."""
+    (links, *_), (shares, *_) = entries("links"), measured_shares()
+    beside = {"my.yaml": next(iter(links.files.values())), "ata.csv": next(iter(shares.files.values()))}
+    known = [
+        replace(case, files={**case.files, **beside}, fixed=frozenset(beside)) for case in _words(_OTHERS)
+    ]
+    return known + _words(_ABSENT, ABSENT)
 
 
 @functools.cache

@@ -67,6 +67,8 @@ def log_mutated(content: bytes, random: Random) -> bytes:
 def words_mutated(content: bytes, random: Random) -> bytes:
     """Words of a command, kept as a JSON list, with one of them changed."""
     words: list[str] = json.loads(content)
+    if random.random() < 0.5:
+        return json.dumps(_mild(words, random)).encode()
     at = random.randrange(1, len(words)) if len(words) > 1 else 0
     change = random.randrange(8)
     if change == 0:
@@ -88,6 +90,18 @@ def words_mutated(content: bytes, random: Random) -> bytes:
         words[random.choice(values) if values else at] = _word(random)
     # No system hands a NUL over in a word.
     return json.dumps([word.replace("\0", "") for word in words]).encode()
+
+
+def _mild(words: list[str], random: Random) -> list[str]:
+    """Another number, or an option left out: what a user may well ask."""
+    options = [i for i, word in enumerate(words[:-1]) if word.startswith("--") and words[i + 1][:2] != "--"]
+    numbers = [i for i in options if words[i + 1].isdecimal()]
+    if numbers and random.random() < 0.7:
+        words[random.choice(numbers) + 1] = str(random.choice((0, 1, 2, 3, 4, 8, 16, 100, 4096, 2**31)))
+    elif options:
+        at = random.choice(options)
+        del words[at : at + 2]
+    return words
 
 
 def _word(random: Random) -> str:
