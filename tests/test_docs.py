@@ -24,7 +24,8 @@ from ridgeline.metrics import Prediction
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+FRONT = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = sorted([*DOCS.rglob("*.md"), *(ROOT / name for name in FRONT)])
 
 
 def hook(name: str) -> ModuleType:
@@ -56,7 +57,7 @@ def test_site_builds_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_links_of_the_front_page_lead_somewhere() -> None:
-    for name in ("README.md", "CONTRIBUTING.md"):
+    for name in FRONT:
         for target in re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / name).read_text(encoding="utf-8")):
             assert (ROOT / target).exists(), f"{name}: {target}"
 
