@@ -25,6 +25,10 @@ from ridgeline.sim.step import Step, step
 from ridgeline.timing.rates import peak_flops_per_s
 
 REALITY = staircase()
+_AT_LIMIT = (
+    "the chip is at its power limit of {:,.0f} W all the time: power and energy stop there, and the step may be "
+    "slower than predicted"
+)
 
 
 def train(scenario: Scenario) -> Prediction:
@@ -57,7 +61,7 @@ def prediction(scenario: Scenario, result: Step) -> Prediction:
     low, high = relative_interval(labels, result)
     tokens = float(job.batch) * job.seq
     joules = float(result.joules[-1])
-    pipeline = result.pipeline
+    power, pipeline = min(joules / total / plan.chips, chip.tdp), result.pipeline
     return Prediction(
         scenario=scenario,
         step_time_s=total,
@@ -76,10 +80,11 @@ def prediction(scenario: Scenario, result: Step) -> Prediction:
         exposed_s={axis: float(seconds[-1]) for axis, seconds in result.exposed_s.items()},
         bubble_share=float(pipeline.bubble_s[-1] / total),
         energy_j_per_step=joules,
-        average_power_w=joules / total / plan.chips,
+        average_power_w=power,
         days=None if job.tokens is None else job.tokens / tokens * total / 86400.0,
         labels=labels,
         operators=operator_times(result),
+        notes=(_AT_LIMIT.format(chip.tdp),) if power > chip.tdp * (1.0 - 1e-9) else (),
     )
 
 

@@ -63,7 +63,7 @@ def _plan(case: Case, stack: Stack, micro_batch: int, vpp: int, recompute: str, 
     # SHARD_GRAD_OP shards the parameters too, and keeps them gathered from forward to backward.
     keep_gathered = remarks.keeps_gathered(case)
     schedule = "interleaved" if vpp > 1 else "1f1b"
-    if "dualpipe" in case.overlap.lower():
+    if "dualpipe" in case.overlap.lower() and case.pp > 1:  # of one stage there is no other schedule
         schedule = "dualpipe"
     sequence_parallel = case.sequence_parallel
     if sequence_parallel is None:

@@ -69,7 +69,8 @@ def decode_alone(table: StepTable, isl: float, osl: float, users: float) -> Stea
     rate = users / (tpot * max(osl - 1.0, 1.0))
     limit = "kv" if each * 2.0 > most_kv else "users"
     return Steady(
-        ttft_s=0.0, tpot_s=tpot, decode_s=step, prefill_s=0.0, running=users, waiting=0.0,
+        ttft_s=0.0, tpot_s=tpot, decode_s=step, prefill_s=0.0, running=users,
+        decoding=max(each, 1.0) * lanes, waiting=0.0,
         output_tokens_per_s=rate * osl, prefill_share=0.0, limit=limit,
     )  # fmt: skip
 

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "dualpipe")
+#: Schedules that run input and weight gradients as passes of their own, which fill each other's bubbles in a pipeline.
+SPLIT = ("zb-h1", "zb-h2", "zb-v", "dualpipe")
 RECOMPUTES = ("none", "selective", "full")
 
 IntArray = NDArray[np.int64]

@@ -57,9 +57,10 @@ def _energy(fit: EnergyFit, donor: Chip, target: Chip) -> EnergyFit:
 
     Across processes or vendors the power limit at the data-sheet rate is the only guide [W/(FLOP/s) = J].
     """
-    if donor.process == target.process and donor.vendor == target.vendor:
-        return fit
     power = target.tdp / donor.tdp
+    if donor.process == target.process and donor.vendor == target.vendor:
+        # less silicon leaks less: what a larger part draws at rest may be more than a small one may draw at all
+        return fit if fit.static < target.tdp else fit.model_copy(update={"static": fit.static * power})
     joules = {key: value * power / _speedup(key, donor, target) for key, value in fit.joules_per_flop.items()}
     return fit.model_copy(update={"static": fit.static * power, "joules_per_flop": joules})
 

@@ -17,7 +17,7 @@ from ridgeline.facts.architecture import (
     StateSpace,
 )
 from ridgeline.facts.chip import Cluster
-from ridgeline.facts.plan import SCHEDULES, IntArray, Plan, PlanGrid
+from ridgeline.facts.plan import SCHEDULES, SPLIT, IntArray, Plan, PlanGrid
 from ridgeline.facts.scenario import Scenario
 from ridgeline.facts.workload import TrainingJob
 
@@ -73,13 +73,18 @@ def rules(
         ),
         Rule("vpp", (p.vpp > 1) & (p.pp == 1), "vpp needs pp > 1"),
         Rule(
+            "pipeline",
+            (p.schedule in SPLIT) & (p.pp == 1),
+            f"schedule {p.schedule} needs pp > 1: it fills the bubbles of a pipeline, and one stage has none",
+        ),
+        Rule(
             "interleaving",
             (p.vpp > 1) & (np.rint(m) % p.pp != 0),
             "interleaved schedules need micro-batches that divide by pp",
         ),
         Rule(
             "two-way pipeline",
-            (p.schedule == "dualpipe") & ((p.pp % 2 != 0) & (p.pp > 1) | (np.rint(m) < 2 * p.pp)),
+            (p.schedule == "dualpipe") & (p.pp > 1) & ((p.pp % 2 != 0) | (np.rint(m) < 2 * p.pp)),
             "dualpipe needs an even pp and at least 2 pp micro-batches",
         ),
         Rule("experts", experts % p.ep != 0, f"ep must divide the {experts} experts"),

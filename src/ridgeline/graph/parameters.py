@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ridgeline.facts.plan import IntArray, Plan, PlanGrid
+from ridgeline.graph.block_sums import over_blocks
 from ridgeline.graph.model import Model
 from ridgeline.graph.ops import Block, FloatArray, Size
 from ridgeline.graph.parallel.pp import Stages
@@ -52,11 +53,10 @@ def parameters(
     ends = stages.embedding * table + stages.head * head
     if tied:  # the last of several stages keeps a copy of the embedding
         ends = ends + stages.head * (1.0 - stages.embedding) * table
-    layers = np.einsum("kcp,kp->cp", held, dense)
-    n_expert = np.einsum("kcp,kp->cp", held, expert)
-    n_dense = layers + ends
     shares = np.array([block.weights.trained for block in blocks])[:, None]
-    learned = np.einsum("kcp,kp->cp", held, dense * shares) + ends * model.head.weights.trained
+    layers, n_expert, learned = over_blocks(held, np.stack([dense, expert, dense * shares]))
+    n_dense = layers + ends
+    learned = learned + ends * model.head.weights.trained
     # low-rank training leaves routed experts frozen
     experts_learn = 1.0 if model.head.weights.trained else 0.0
     ones = np.ones_like(n_dense)

@@ -45,13 +45,13 @@ class Bound:
 def ladder(service: Service, table: StepTable, steady: Steady, isl: float, osl: float) -> tuple[Rung, ...]:
     """Rungs of the time between tokens of one request [s], whose sum is ``steady.tpot_s``."""
     lanes = table.ranks * table.stages
-    decodes = max(_decodes(steady, osl) / lanes, 1.0)
-    context = isl + osl / 2.0
+    decodes, context = steady.decoding / lanes, isl + osl / 2.0
+    longest = isl + osl if steady.prefill_s > 0.0 else 0.0
     tokens = decodes * (1.0 + service.speculation.drafts)
     made = service.speculation.tokens_per_step
-    step = decode_step_s(table, decodes, context)
+    step = steady.decode_s  # the very step that the time between tokens is made of, at the same decodes
     alone = dataclasses.replace(table, host_hidden_s=(0.0, 0.0), host_launch_s=0.0, host_s=(0.0, 0.0, 0.0))
-    device = decode_step_s(alone, decodes, context)
+    device = min(decode_step_s(alone, decodes, context, longest), step)
     sent = min(_messages(service, tokens, decodes), device)
     bound = decode_bound(service, tokens, decodes, context)
     parts = _within((bound.weights_s, bound.flops_s, bound.cache_s), device - sent)
@@ -119,12 +119,6 @@ def _messages(service: Service, tokens: float, decodes: float) -> float:
     total = times.rows_seconds(np.array([tokens]), "token", prefill=False)
     total = total + times.rows_seconds(np.array([decodes]), "request", prefill=False)
     return float(total[0])
-
-
-def _decodes(steady: Steady, osl: float) -> float:
-    """Requests that decode, of those that run: their share of life behind the first token."""
-    decoding = steady.tpot_s * max(osl - 1.0, 0.0)
-    return steady.running * decoding / max(decoding + steady.prefill_s, 1e-12)
 
 
 def _within(parts: tuple[float, ...], room: float) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ridgeline.facts.plan import IntArray, PlanGrid
 from ridgeline.facts.scenario import Scenario
+from ridgeline.graph.block_sums import over_blocks
 from ridgeline.graph.ops import FloatArray
 from ridgeline.graph.parallel.pp import Stages, recomputed_share
 from ridgeline.sim.layers import BlockTimes, Work
@@ -38,7 +39,7 @@ def activity(blocks: BlockTimes, held: FloatArray, codes: IntArray, hides: Float
         blocks.link_bytes,
     )
     values = np.take(np.stack(rows), codes, axis=-1)
-    sums = np.einsum("bp,vbp->vp", held, values)
+    sums = over_blocks(held, values)
     if blocks.ep_hidden_s is not None:
         hidden = np.take(blocks.ep_hidden_s.sum(axis=0), codes, axis=-1)
         sums[2] -= hides * (held * hidden).sum(axis=0)
@@ -59,7 +60,7 @@ def repeated(
     share = recomputed_share(grid, stages.layers.sum(axis=0))
     held = (weights[:n] * share * stages.number).sum(axis=1)
     values = np.take(np.stack([again.flops, again.joules, again.bytes])[:, :n], codes, axis=-1)
-    return Work(*np.einsum("bp,vbp->vp", held, values))
+    return Work(*over_blocks(held, values))
 
 
 def stretch(scenario: Scenario, done: Activity) -> FloatArray:
@@ -90,6 +91,7 @@ def energy(
     dynamic = m * joules * (scenario.calibration.steps.boost_energy * slower ** (1.0 - CLOCK_POWER))
     ranks = grid.chips / grid.pp
     spent = chip_joules(
-        scenario.calibration.kernels.energy, total_s * grid.pp, dynamic, m * moved, m * done.link_bytes
-    )
+        scenario.calibration.kernels.energy, total_s * grid.pp, dynamic, m * moved, m * done.link_bytes,
+        scenario.chip.tdp,
+    )  # fmt: skip
     return spent * ranks, m * done.flops * ranks, m * flops * ranks

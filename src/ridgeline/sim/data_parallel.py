@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ridgeline.facts.plan import PlanGrid
+from ridgeline.facts.plan import SPLIT, PlanGrid
 from ridgeline.facts.scenario import Scenario
 from ridgeline.facts.stack import Stack
 from ridgeline.graph.memory import Parameters
@@ -30,7 +30,8 @@ class DataParallel:
     reduce_s: FloatArray  # gradients, once per step; zero where each micro-batch reduces
     gather_s: FloatArray  # parameters, once per step
     forward_s: FloatArray  # exposed in one micro-batch: gathers of ZeRO 3
-    backward_s: FloatArray  # the same, with the reductions of ZeRO 2 and 3
+    backward_s: FloatArray  # the same, with the reductions of ZeRO 2 and 3, beside all of the backward
+    weight_s: FloatArray  # these reductions where weight gradients are a pass of their own
     layers: FloatArray  # layers per stage, the buckets of overlap
     sent_bytes: FloatArray  # [plans], per chip and step
     outside: FloatArray  # [plans]: 1 where the traffic leaves the scale-up domain, as pipeline sends then do, else 0
@@ -140,14 +141,21 @@ def data_parallel(
     switch: dict[str, bool],
     stages: Stages,
     params: Parameters,
-    compute: tuple[FloatArray, FloatArray],
+    compute: tuple[FloatArray, FloatArray, FloatArray],
 ) -> DataParallel:
-    """Times of all data-parallel traffic; ``compute`` is forward and backward of one micro-batch ``[4, plans]`` [s]."""
+    """Times of all data-parallel traffic; ``compute`` is forward, input and weight gradient of one micro-batch
+    ``[4, plans]`` [s].
+
+    Where the gradients are passes of their own, each hides only what belongs to it: gathers hide under input
+    gradients, which need the parameters, and reductions under weight gradients, which make them.
+    """
     traffic = _Traffic.of(scenario, grid, params)
     layers = stages.layers.sum(axis=0)
     if grid.zero == 3:
         return _by_layer(traffic, layers, compute)
-    return _by_step(traffic, switch, layers, compute[1])
+    return _by_step(
+        traffic, switch, layers, compute[2] if grid.schedule in SPLIT else compute[1] + compute[2]
+    )
 
 
 def _by_step(
@@ -171,7 +179,7 @@ def _by_step(
         gather = traffic.sharded_s("all_gather", gathered, gathered_experts)
     sent = ((size + experts + gathered + gathered_experts) * traffic.sent_share).max(axis=0)
     if grid.zero < 2:
-        return DataParallel(reduce, gather, zeros, zeros, layers, sent, traffic.outside)
+        return DataParallel(reduce, gather, zeros, zeros, zeros, layers, sent, traffic.outside)
     # sharded gradients cannot wait for the other micro-batches: each one is reduced as it comes, or each row of them
     m = np.maximum(
         np.asarray(traffic.scenario.job.batch / (grid.dp * grid.micro_batch), dtype=np.float64), 1.0
@@ -180,10 +188,13 @@ def _by_step(
     reduce, sent = reduce / row, sent + ((size + experts) * traffic.sent_share).max(axis=0) * (m / row - 1.0)
     if switch["overlap_grad"]:
         reduce = exposed_under(reduce, _overlapped(backward_s, layers), traffic.scenario.stack.contention)
-    return DataParallel(zeros, gather, zeros, reduce, layers, sent, traffic.outside)
+    together, apart = (zeros, reduce) if grid.schedule in SPLIT else (reduce, zeros)
+    return DataParallel(zeros, gather, zeros, together, apart, layers, sent, traffic.outside)
 
 
-def _by_layer(traffic: _Traffic, layers: FloatArray, compute: tuple[FloatArray, FloatArray]) -> DataParallel:
+def _by_layer(
+    traffic: _Traffic, layers: FloatArray, compute: tuple[FloatArray, FloatArray, FloatArray]
+) -> DataParallel:
     """ZeRO 3: parameters are gathered and gradients scattered layer by layer, at every micro-batch.
 
     Under a pipeline gradients are reduced after the last micro-batch, and parameters that stay are gathered once.
@@ -202,15 +213,24 @@ def _by_layer(traffic: _Traffic, layers: FloatArray, compute: tuple[FloatArray, 
     scatter = scatter + traffic.copies_s(dense_grads / params.dense_shards)
     m = np.maximum(np.asarray(scenario.job.batch / (grid.dp * grid.micro_batch), dtype=np.float64), 1.0)
     once = np.where(grid.pp > 1, 1.0 / m, 1.0)
-    ahead = gather if grid.fsdp_reshard else gather * once
-    behind = gather * float(grid.fsdp_reshard) + scatter * once
+    again, reduce = gather * float(grid.fsdp_reshard), scatter * once
+    forward, grad, weight = compute
+    zeros = np.zeros_like(params.dense)
+    messages = [(gather if grid.fsdp_reshard else gather * once, forward)]
+    messages += (
+        [(again, grad), (reduce, weight)] if grid.schedule in SPLIT else [(again + reduce, grad + weight)]
+    )
     if stack.prefetch:
-        ahead = exposed_under(ahead, _overlapped(compute[0], layers), stack.contention)
-        behind = exposed_under(behind, _overlapped(compute[1], layers), stack.contention)
+        found = [
+            exposed_under(seconds, _overlapped(under, layers), stack.contention)
+            for seconds, under in messages
+        ]
+    else:
+        found = [seconds for seconds, _ in messages]
+    ahead, behind, last = (*found, zeros)[:3]
     sent_bytes = 2.0 * recipe.gather_bytes + recipe.grad_reduce_bytes
     sent = (params.dense * traffic.sent_share).max(axis=0) * sent_bytes * m
-    zeros = np.zeros_like(params.dense)
-    return DataParallel(zeros, zeros, ahead, behind, layers, sent, traffic.outside)
+    return DataParallel(zeros, zeros, ahead, behind, last, layers, sent, traffic.outside)
 
 
 def _overlapped(compute_s: FloatArray, layers: FloatArray) -> FloatArray:

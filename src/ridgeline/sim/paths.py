@@ -6,7 +6,10 @@ state on one *home* stage, reached through the forwards of the stages above it, 
 with the detours through the stages below it that happen while the pipeline fills, drains or waits for a send.
 
 gpipe, 1f1b, interleaved, zb-h1, zb-h2 are lower bounds (each is the length of a real path), exact
-for equal stages; zb-v and dualpipe are exact for equal stages, else an estimate from mean stage costs.
+for equal stages; zb-v and dualpipe are exact for equal stages, else an estimate: a home stage and the mean of all.
+Every form is a longest path whose counts of passes depend on whole numbers alone (degrees, micro-batches), never on
+what a pass costs, so that nothing that takes longer can make the whole shorter (as it may where a schedule is made
+greedily from costs: Graham, "Bounds on multiprocessing timing anomalies", 1969).
 
 A detour's length is a term of the stage where it turns minus a term of the home stage, so the longest one is
 a running maximum over homes, not a search over pairs. Arrays are float64; their last two axes are *cases* (sends
@@ -15,40 +18,15 @@ taking no time, sends taking theirs; one row where both are the same) and plans.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
+from ridgeline.sim.pipeline_pass import Pass, top, whole_pipeline
 from ridgeline.sim.stage_costs import FIRST, LAST, MIDDLE, SECOND, FloatArray, above, class_stages
+from ridgeline.sim.two_slices import dualpipe, mirrored, zero_bubble_v
 
 # Stages that can rule, in order: between them every path length is convex in the stage index.
 HOMES = np.array([FIRST, SECOND, MIDDLE, MIDDLE, LAST])  # the first and the last of the middle ones
 UPPER, LOWER = np.triu_indices(len(HOMES), 1)  # pairs of homes, ordered by the upper one
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """What a makespan depends on."""
-
-    rows: FloatArray  # [3, 4, cases, plans]: F, B, W of one micro-batch on each stage class, see `class_rows`
-    latency: FloatArray  # [cases, plans]: a hand-over that keeps no stage busy
-    m: FloatArray  # [plans]
-    pp: FloatArray
-    vpp: FloatArray
-
-    @property
-    def fused(self) -> FloatArray:
-        """Forward, and both gradients in one pass [2, 4, cases, plans]."""
-        rows = self.rows[:2].copy()
-        rows[1] += self.rows[2]
-        return rows
-
-    def choose(self, plans: NDArray[np.bool_]) -> Pass:
-        """Some of the plans."""
-        kept = np.flatnonzero(plans)
-        scalars = (values.take(kept, axis=-1) for values in (self.latency, self.m, self.pp, self.vpp))
-        return Pass(self.rows.take(kept, axis=-1), *scalars)
 
 
 def makespan(schedule: str, costs: Pass) -> tuple[FloatArray, FloatArray]:
@@ -60,20 +38,14 @@ def makespan(schedule: str, costs: Pass) -> tuple[FloatArray, FloatArray]:
     elif schedule == "interleaved":
         total = _interleaved(costs)
     elif schedule == "zb-v":
-        return _zero_bubble_v(costs)
+        return zero_bubble_v(costs)
     elif schedule == "dualpipe":
-        total = _dualpipe(costs)
+        total = dualpipe(costs)
     else:
         depth = 1 if schedule == "zb-h1" else 2
         total = _zero_bubble(costs, depth)
         return total, total - _skew(costs, depth)
     return total, total
-
-
-def _top(values: FloatArray) -> FloatArray:
-    """Largest row [stages, ...] -> [...]."""
-    largest: FloatArray = np.maximum.reduce(values, axis=0)
-    return largest
 
 
 def _best_above(values: FloatArray) -> FloatArray:
@@ -102,17 +74,10 @@ def _homes(pp: FloatArray) -> FloatArray:
     return homes
 
 
-def _whole(rows: FloatArray, pp: FloatArray) -> FloatArray:
-    """Sum over all stages [phases, 4, cases, plans] -> [phases, cases, plans]."""
-    classes = rows.swapaxes(0, 1)
-    total: FloatArray = above(classes, class_stages(pp)[:, None, None])[LAST] + classes[LAST]
-    return total
-
-
 def _gpipe(costs: Pass) -> FloatArray:
     """Two flow shops, forwards down, backwards up: ``sum F + (m - 1) max F + sum B + (m - 1) max B``."""
     rows = costs.fused
-    way = _whole(rows, costs.pp) + (costs.m - 1.0) * _top(rows.swapaxes(0, 1))
+    way = whole_pipeline(rows, costs.pp) + (costs.m - 1.0) * top(rows.swapaxes(0, 1))
     total: FloatArray = way[0] + way[1] + 2.0 * (costs.pp - 1.0) * costs.latency
     return total
 
@@ -137,7 +102,7 @@ def _ramps(costs: Pass) -> FloatArray:
     trip = into + cycle
     warm = np.minimum(costs.pp - 1.0 - home, costs.m - 1.0)
     ramps = _best_below(trip + warm * _best_above(at)) - (trip + warm * at)
-    return _top(into + costs.m * cycle + _around(costs, ramps, trip, warm, cycle, cycle, 1))
+    return top(into + costs.m * cycle + _around(costs, ramps, trip, warm, cycle, cycle, 1))
 
 
 def _zero_bubble(costs: Pass, depth: int) -> FloatArray:
@@ -166,7 +131,7 @@ def _zero_bubble(costs: Pass, depth: int) -> FloatArray:
     owed = np.minimum(depth * home, costs.m - 1.0 - warm)
     left = (owed + 1.0) * weight - back - wait
     total = into + wait + costs.m * cycle + (_best_above(left) - left)
-    return _top(total + _around(costs, ramps, trip, warm, chain, cycle, depth))
+    return top(total + _around(costs, ramps, trip, warm, chain, cycle, depth))
 
 
 def _around(
@@ -213,12 +178,12 @@ def _middle(
     short[:4] += np.minimum(below[:4], 1.0) * (chain[1] - chain[2])
     gain += np.maximum(short, 0.0)
     np.maximum(gain, 0.0, out=gain)
-    return np.stack((_top(gain[:4]), _top(gain[4:7]), _top(gain[7:9]), gain[9]))
+    return np.stack((top(gain[:4]), top(gain[4:7]), top(gain[7:9]), gain[9]))
 
 
 def _skew(costs: Pass, depth: int) -> FloatArray:
     """What zb-h1 (depth 1) and zb-h2 (depth 2) lose if all stages wait for the last; mean stage costs."""
-    f, b, w = _whole(costs.rows, costs.pp) / costs.pp  # [cases, plans]
+    f, b, w = whole_pipeline(costs.rows, costs.pp) / costs.pp  # [cases, plans]
     own = np.maximum(np.maximum(b - (depth - 1) * f, f + b - depth * w), 0.0)
     return np.asarray((costs.pp - 1.0) * np.maximum(f - own, 0.0), dtype=np.float64)
 
@@ -259,7 +224,7 @@ def _groups(costs: Pass) -> FloatArray:
     longer = np.maximum(longer, (m > 2.0 * pp) * (fill + drain))  # two of them need three groups
     ramps = first + last
     np.maximum(ramps[:-1], longer, out=ramps[:-1])
-    return _top(total + ramps)
+    return top(total + ramps)
 
 
 def _one_group(costs: Pass) -> FloatArray:
@@ -276,7 +241,7 @@ def _one_group(costs: Pass) -> FloatArray:
     first, last = _best_below(trip + warm * _best_above(at)) - (trip + warm * at)
     ramps = np.where(warm < pp - 1.0, first + last, np.maximum(first, last))
     turn = trip + (pp - 1.0) * (at[0] + at[1])
-    return _top(total + np.maximum(ramps, _best_below(turn) - turn))
+    return top(total + np.maximum(ramps, _best_below(turn) - turn))
 
 
 def _steady(costs: Pass, home: FloatArray, at: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -307,67 +272,7 @@ def _rounds(home: FloatArray, at: FloatArray, warm: FloatArray, pp: FloatArray) 
     return gain
 
 
-def _zero_bubble_v(costs: Pass) -> tuple[FloatArray, FloatArray]:
-    """Makespan and span of one stage for zb-v: ``m max_i c_i`` and a ramp of mean stage costs.
-
-    The ramp is the largest of the linear forms in F, B, W below, the critical paths of the order of
-    `order.order` found by differentiating its exact timeline; sends are exposed ``5 pp - 7`` times (both ways
-    along the V, and once more where it fills). Exact for equal stages and ``m >= 2 pp - 1``.
-    """
-    pp = costs.pp
-    f, b, w = _whole(costs.rows, pp) / pp
-    q, h = pp - 1.0, pp / 2.0 - 1.0
-    shared = (q * (b - w), (q - 0.5) * f + 0.5 * b - q * w, q * f - (q + 0.5) * w)
-    makespan = (
-        q * b / 2.0,
-        b / 2.0 + h * w,
-        f / 2.0 + h * w,
-        (q - 0.5) * f - h * b,
-        q * f - (q * b + w) / 2.0,
-    )
-    span = (
-        q * (b - f) / 2.0,
-        (b - q * f) / 2.0 + h * w,
-        h * (w - f),
-        h * (f - b),
-        q * (f - (b + w) / 2.0),
-    )
-    both = _top(np.stack(shared))
-    many = pp > 1.0
-    sends = many * np.maximum(5.0 * pp - 7.0, 0.0) * costs.latency
-    busy = costs.m * busiest("zb-v", costs.rows, pp) + sends
-    total = busy + many * np.maximum(np.maximum(_top(np.stack(makespan)), both), 0.0)
-    own = busy + many * np.maximum(np.maximum(_top(np.stack(span)), both), 0.0)
-    return total, own
-
-
 def busiest(schedule: str, rows: FloatArray, pp: FloatArray) -> FloatArray:
-    """Seconds of one micro-batch on the busiest stage [cases, plans].
-
-    A dualpipe rank holds two stages, one of each copy of the model: the mean of a stage and its mirror image.
-    """
-    cycle = rows[0] + rows[1] + rows[2]
-    if schedule != "dualpipe":
-        return _top(cycle)
-    ends = (cycle[FIRST] + cycle[LAST]) / 2.0
-    next_to_end = (cycle[SECOND] + np.where(pp > 3.0, cycle[MIDDLE], cycle[SECOND])) / 2.0
-    inner = np.where(pp > 2.0, next_to_end, ends)
-    top: FloatArray = np.maximum(np.maximum(ends, inner), np.where(pp > 4.0, cycle[MIDDLE], ends))
-    return top
-
-
-def _dualpipe(costs: Pass) -> FloatArray:
-    """DualPipe (2412.19437 figure 5): ``m max c + max(2 n F, (n - 1) F + n B) + n max(0, B - W)``, n = pp / 2
-    - 1.
-
-    Ramps take mean stage costs. Each micro-batch meets ``(pp - 1) / pp`` exposed sends in steady state,
-    because a stage holds pp + 1 of them and their trip through all stages is longer by two sends a stage.
-    Exact for equal stages and no sends, pp even and m >= 2 pp.
-    """
-    m, pp = costs.m, costs.pp
-    f, b, w = _whole(costs.rows, pp) / pp
-    n = np.maximum(pp / 2.0 - 1.0, 0.0)
-    ramp = np.maximum(2.0 * n * f, (n - 1.0) * f + n * b) + n * np.maximum(b - w, 0.0)
-    sends = (m * (pp - 1.0) / pp + 3.0 * n) * costs.latency
-    total: FloatArray = m * busiest("dualpipe", costs.rows, pp) + (pp > 1.0) * (np.maximum(ramp, 0.0) + sends)
-    return total
+    """Seconds of one micro-batch on the busiest stage [cases, plans]; ``rows`` [3, 4, cases, plans]."""
+    own = mirrored(rows, pp) if schedule == "dualpipe" else rows
+    return top(own[0] + own[1] + own[2])

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ridgeline.facts.plan import IntArray, PlanGrid
+from ridgeline.facts.plan import SPLIT, IntArray, PlanGrid
 from ridgeline.facts.stack import Stack
+from ridgeline.graph.block_sums import over_blocks
 from ridgeline.graph.ops import FloatArray
 from ridgeline.graph.parallel.pp import Stages, recomputed_share
 from ridgeline.sim.layers import BlockTimes
@@ -91,10 +92,15 @@ def phase_times(
         again = sums[6] + sums[7] * pace.matrix
         share = recomputed_share(grid, weights[: blocks.num_layer_kinds].sum(axis=0))
         input_grad = input_grad + real.recompute * share * again
-    # launching is a race: a phase ends when both the device and the host that feeds it are done
-    ahead, behind = _host(blocks, weights, codes, again=grid.recompute == "full")
+    # launching is a race: a pass ends when both the device and the host that feeds it are done
+    split = grid.schedule in SPLIT
+    ahead, *behind = _host(blocks, weights, codes, again=grid.recompute == "full", split=split)
     forward = forward + real.host * np.maximum(ahead - forward, 0.0)
-    input_grad = input_grad + real.host * np.maximum(behind - input_grad - weight_grad, 0.0)
+    if split:  # two passes, two races: what one is late by is not the other's
+        input_grad = input_grad + real.host * np.maximum(behind[0] - input_grad, 0.0)
+        weight_grad = weight_grad + real.host * np.maximum(behind[1] - weight_grad, 0.0)
+    else:
+        input_grad = input_grad + real.host * np.maximum(behind[0] - input_grad - weight_grad, 0.0)
     if stack.hand_over:  # a blocking hand-over stops host and device alike, once each way
         blocked = real.host * stack.hand_over * (grid.pp > 1)
         forward, input_grad = forward + blocked, input_grad + blocked
@@ -123,18 +129,18 @@ def _per_stage(weights: FloatArray, values: FloatArray, codes: IntArray | None) 
     """Sums over the blocks of each stage class: ``[values, blocks, shapes]`` (or plans) to ``[values, 4, plans]``."""
     if codes is not None:
         values = np.take(values, codes, axis=-1)
-    return np.einsum("bcp,vbp->vcp", weights, values)  # type: ignore[no-any-return]
+    return over_blocks(weights, values)
 
 
 def _host(
-    blocks: BlockTimes, weights: FloatArray, codes: IntArray, *, again: bool
-) -> tuple[FloatArray, FloatArray]:
-    """Dispatch of the kernels of forward and of backward ``[4, plans]``."""
-    forward = blocks.host_s[FORWARD]
-    backward = blocks.host_s[INPUT_GRAD] + blocks.host_s[WEIGHT_GRAD]
-    launched = np.stack([forward, backward + forward if again else backward])
-    ahead, behind = _per_stage(weights, launched, codes)
-    return ahead, behind
+    blocks: BlockTimes, weights: FloatArray, codes: IntArray, *, again: bool, split: bool
+) -> FloatArray:
+    """Dispatch of the kernels of forward and of backward, or of its two passes where they are ``split``
+    ``[2 or 3, 4, plans]``."""
+    forward, grad, weight = (blocks.host_s[phase] for phase in (FORWARD, INPUT_GRAD, WEIGHT_GRAD))
+    first = grad if split else grad + weight
+    launched = [forward, first + forward if again else first, *([weight] if split else [])]
+    return _per_stage(weights, np.stack(launched), codes)
 
 
 def _exposed(

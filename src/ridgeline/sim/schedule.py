@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ridgeline.facts.plan import SCHEDULES
-from ridgeline.sim.paths import Pass, busiest, makespan
+from ridgeline.sim.paths import busiest, makespan
+from ridgeline.sim.pipeline_pass import Pass
 from ridgeline.sim.stage_costs import MIDDLE, Degree, FloatArray, StageCosts, above, class_rows, class_stages
 
 BLOCK = 1024  # plans evaluated together, so that what is in use stays in the cache

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ridgeline.facts.plan import IntArray, Plan, PlanGrid
+from ridgeline.facts.plan import SPLIT, IntArray, Plan, PlanGrid
 from ridgeline.facts.recipe import Recipe
 from ridgeline.facts.scenario import Scenario
 from ridgeline.facts.stack import Stack
@@ -98,13 +98,15 @@ def step(scenario: Scenario, grid: PlanGrid, reality: Reality = REAL) -> Step:
     )
     if grid.offload_activations:
         out_s, back_s = offload_exposed_s(
-            model, grid, stages, codes, scenario.chip.host_bandwidth, forward, input_grad + weight_grad
-        )
+            model, grid, stages, codes, scenario.chip.host_bandwidth, forward,
+            input_grad if grid.schedule in SPLIT else input_grad + weight_grad,
+        )  # fmt: skip
         forward = forward + reality.offload * out_s
         input_grad = input_grad + reality.offload * back_s
-    gathers = data_parallel(scenario, grid, switch, stages, params, (forward, input_grad + weight_grad))
+    gathers = data_parallel(scenario, grid, switch, stages, params, (forward, input_grad, weight_grad))
     forward = forward + gathers.forward_s * reality.dp
     input_grad = input_grad + gathers.backward_s * reality.dp
+    weight_grad = weight_grad + gathers.weight_s * reality.dp
 
     costs = StageCosts(
         forward_s=forward,

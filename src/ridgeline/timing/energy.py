@@ -23,17 +23,20 @@ def chip_joules(
     flop_joules: Numeric,
     memory_bytes: Numeric,
     link_bytes: Numeric,
+    limit: float,
 ) -> Array:
-    """Energy of one chip over ``seconds`` [J]: static power and activity.
+    """Energy of one chip over ``seconds`` [J]: static power and activity, at most its power ``limit`` [W] all the time.
 
-    ``flop_joules`` is the sum over formats of FLOPs x joules per FLOP.
+    ``flop_joules`` is the sum over formats of FLOPs x joules per FLOP. Activity that would take more than the limit
+    (streams of a chip that stays at its limit in spite of `power_stretch`) would slow down; its time is not changed
+    here, but no energy is counted that the chip cannot draw.
     """
     dynamic = (
         flop_joules
         + fit.joules_per_byte * np.asarray(memory_bytes)
         + fit.joules_per_link_byte * np.asarray(link_bytes)
     )
-    return np.asarray(fit.static * np.asarray(seconds) + dynamic)
+    return np.minimum(fit.static * np.asarray(seconds) + dynamic, limit * np.asarray(seconds))
 
 
 #: Dynamic power goes with clock x voltage^2. Between 0.6 and 1.0 of the boost clock voltage falls about as

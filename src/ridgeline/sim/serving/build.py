@@ -192,6 +192,7 @@ def _plain_table(service: Service, longest: int, max_tokens: int) -> StepTable:
         schedule=engine.schedule,
         kv_bytes_per_token=found.token_bytes * layout.tp * layout.pp,
         chips=layout.chips,
+        limit_w=service.chip.tdp * layout.chips,
         lag=1 if engine.host_overlap or engine.async_schedule else 0,
         frontend_s=engine.frontend,
         core_s=np.array([share[0] for share in shares]),

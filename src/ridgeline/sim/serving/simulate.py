@@ -108,6 +108,18 @@ def check_requests(requests: Requests) -> None:
         raise ValueError(f"requests.block_starts: expected {n + 1} entries beside block_hashes")
 
 
+def _busy_s(engine: Engine) -> float:
+    """Seconds within steps, the mean over what steps on its own."""
+    return float(engine.arrays["units"]["busy_s"].mean())
+
+
+def _dynamic_j(engine: Engine) -> float:
+    """Energy of the work of an engine [J], at most what its power limit leaves beside static power within steps."""
+    room = max(engine.source.limit_w - engine.source.static_w, 0.0)
+    busy = _busy_s(engine)
+    return min(float(engine.arrays["engine"]["energy_j"][0]), room * busy) if busy > 0.0 else 0.0
+
+
 def outcome_of(
     requests: Requests, records: Records, engines: list[Engine], off_s: FloatArray | None = None
 ) -> Outcome:
@@ -115,7 +127,7 @@ def outcome_of(
     status = records["status"].astype(np.int64)
     times, series = _samples(engines)
     end_s = max(float(engine.arrays["engine"]["end_s"][0]) for engine in engines)
-    energy = sum(float(engine.arrays["engine"]["energy_j"][0]) for engine in engines)
+    energy = sum(_dynamic_j(engine) for engine in engines)
     for r, engine in enumerate(engines):
         energy += engine.source.static_w * max(end_s - (0.0 if off_s is None else float(off_s[r])), 0.0)
     made = records["made"].astype(np.int64)
@@ -142,7 +154,7 @@ def outcome_of(
         kv_blocks=series[:, 2],
         batch_steps=_batch_steps(engines),
         steps=int(sum(engine.arrays["units"]["made_steps"].sum() for engine in engines)),
-        busy_s=float(sum(engine.arrays["units"]["busy_s"].mean() for engine in engines)),
+        busy_s=float(sum(_busy_s(engine) for engine in engines)),
         blocks=sum(lanes_of(engine.source)[3] * engine.arrays["lanes"].size for engine in engines),
         end_s=end_s,
         energy_j=energy,

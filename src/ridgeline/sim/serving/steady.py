@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from ridgeline.sim.serving.table import FloatArray, StepTable
 
 _ROUNDS = 40
 _CLOSE = 1e-4
+_NARROW = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Steady:
     Attributes:
         ttft_s, tpot_s: from arrival to the first token; between tokens.
         decode_s: a step of decodes alone; prefill_s: what a request's prefill takes in all.
-        running, waiting: requests that decode or prefill, and that wait, over all ranks.
+        running, waiting: requests that decode or prefill, and that wait, over all ranks; decoding: that decode.
         output_tokens_per_s: of the engine.
         prefill_share: share of the time between tokens that prefills of others take.
         limit: what holds the number of running requests: users, max_seqs or kv.
@@ -35,6 +37,7 @@ class Steady:
     decode_s: float
     prefill_s: float
     running: float
+    decoding: float
     waiting: float
     output_tokens_per_s: float
     prefill_share: float
@@ -174,30 +177,23 @@ def _chunks(isl: float, budget: float, count: float) -> list[list[tuple[float, f
     return steps
 
 
-def closed_loop(table: StepTable, isl: float, osl: float, users: float) -> Steady:
-    """Means with ``users`` requests under way at all times, spread evenly over ranks and pipeline stages.
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """A closed loop on one rank: ``users`` of it, ``running`` of them at a time."""
 
-    Fixed point of the running batch: with ``d`` decodes a rank, ``d / osl`` prefills begin in every step, so::
+    table: StepTable
+    isl: float
+    osl: float
+    users: float
+    running: float
 
-        tpot = decode_step(d) + d / osl x added(prefill)          d = running x share of life spent decoding
-    """
-    made = 1.0 + _extra(table)
-    lanes = table.ranks * table.stages
-    each = users / lanes
-    stay = isl + osl / 2.0
-    most_kv = table.num_blocks * table.block_size / max(stay, 1.0) / table.stages
-    running = min(each, float(table.max_seqs), most_kv)
-    limit = "users" if running == each else "kv" if running == most_kv else "max_seqs"
-    if most_kv < 1.0 and table.num_blocks * table.block_size < isl + osl:
-        raise ValueError(f"a request of {isl + osl:.0f} tokens does not fit in the cache of one rank")
-    running = max(running, min(each, 1.0))
-    decodes, tpot, first, added, step, between = running, 0.0, 0.0, 0.0, 0.0, 0.0
-    context = isl + osl / 2.0
-    before: tuple[float, float] | None = None  # decodes of the round before, and how far they were off
-    for _ in range(_ROUNDS):
+    def at(self, decodes: float) -> _Round:
+        """What ``decodes`` decoding requests make of a step, and how many would decode at that pace."""
+        table, isl, osl, running = self.table, self.isl, self.osl, self.running
+        made, context = 1.0 + _extra(table), isl + osl / 2.0
         step = decode_step_s(table, max(decodes, 1.0), context, isl + osl)
         steps = max(osl - 1.0, 1.0) / made  # of one request
-        begun = decodes / steps if each > 1.0 else 0.0  # prefills that begin in a step
+        begun = decodes / steps if self.users > 1.0 else 0.0  # prefills that begin in a step
         # ranks in lockstep wait for each other's prefills, those of one step at a time
         busy = min(begun * max(isl / table.max_tokens, 1.0), 1.0)
         some = 1.0 - (1.0 - busy) ** table.ranks if busy < 1.0 else 1.0
@@ -211,22 +207,92 @@ def closed_loop(table: StepTable, isl: float, osl: float, users: float) -> Stead
         first = (
             took + (between * (0.5 + table.lag) if running > 1 else 0.0) + max(begun - 1.0, 0.0) * 0.5 * added
         )
+        # one thing at a time: while all come by once, a rank does each one's prefill and the steps of a decode
+        first = max(first, running * added + (steps * step if osl > 1 else 0.0) - tpot * (osl - 1.0))
         share = tpot * (osl - 1.0) / (tpot * (osl - 1.0) + first) if osl > 1 else 0.0
-        target = max(running * share, min(running, 1e-3))
-        off = target - decodes
-        if abs(off) < _CLOSE * max(target, 1e-3):
-            break
-        at, decodes = decodes, _nearer(decodes, off, before, running)
-        before = at, off
-    life = tpot * (osl - 1.0) + first + table.frontend_s
+        return _Round(decodes, max(running * share, min(running, 1e-3)), step, took, between, tpot, first)
+
+
+class _Round(NamedTuple):
+    """One try of `_Loop`: requests that decode, how many that leads to, and seconds."""
+
+    decodes: float
+    target: float
+    step_s: float
+    prefill_s: float
+    between_s: float
+    tpot_s: float
+    first_s: float
+
+
+def closed_loop(table: StepTable, isl: float, osl: float, users: float) -> Steady:
+    """Means with ``users`` requests under way at all times, spread evenly over ranks and pipeline stages.
+
+    Fixed point of the running batch: with ``d`` decodes a rank, ``d / osl`` prefills begin in every step, so::
+
+        tpot = decode_step(d) + d / osl x added(prefill)          d = running x share of life spent decoding
+    """
+    lanes = table.ranks * table.stages
+    each = users / lanes
+    stay = isl + osl / 2.0
+    most_kv = table.num_blocks * table.block_size / max(stay, 1.0) / table.stages
+    running = min(each, float(table.max_seqs), most_kv)
+    limit = "users" if running == each else "kv" if running == most_kv else "max_seqs"
+    if most_kv < 1.0 and table.num_blocks * table.block_size < isl + osl:
+        raise ValueError(f"a request of {isl + osl:.0f} tokens does not fit in the cache of one rank")
+    running = max(running, min(each, 1.0))
+    found = _settled(_Loop(table, isl, osl, each, running))
+    life = found.tpot_s * (osl - 1.0) + found.first_s + table.frontend_s
     rate = running / life * lanes
     waiting = max(each - running, 0.0) * lanes
     wait = waiting / rate if waiting else 0.0
     return Steady(
-        ttft_s=first + wait + table.frontend_s, tpot_s=tpot, decode_s=step, prefill_s=took,
-        running=running * lanes, waiting=waiting,
-        output_tokens_per_s=rate * osl, prefill_share=1.0 - step / between if between > 0 else 0.0, limit=limit,
-    )  # fmt: skip
+        ttft_s=found.first_s + wait + table.frontend_s,
+        tpot_s=found.tpot_s,
+        decode_s=found.step_s,
+        prefill_s=found.prefill_s,
+        running=running * lanes,
+        decoding=max(found.decodes, 1.0) * lanes,
+        waiting=waiting,
+        output_tokens_per_s=rate * osl,
+        prefill_share=1.0 - found.step_s / found.between_s if found.between_s > 0 else 0.0,
+        limit=limit,
+    )
+
+
+def _settled(loop: _Loop) -> _Round:
+    """The round whose decodes are those it leads to: by secants, which settle in a few rounds, or by halves."""
+    decodes = loop.running
+    before: tuple[float, float] | None = None  # decodes of the round before, and how far they were off
+    for _ in range(_ROUNDS):
+        found = loop.at(decodes)
+        off = found.target - decodes
+        if abs(off) < _CLOSE * max(found.target, 1e-3):
+            return found
+        at, decodes = decodes, _nearer(decodes, off, before, loop.running)
+        before = at, off
+    return _bisected(loop)
+
+
+def _bisected(loop: _Loop) -> _Round:
+    """The fixed point between no decodes, which lead to some, and all that run, which lead to fewer.
+
+    Whole chunks and whole prompts of a step make jumps, and the fixed point may lie on one: more decodes than there
+    are on one side of it, fewer on the other. The engine then goes back and forth between both, and is on each side for
+    the time that makes the mean its own.
+    """
+    low, high = 0.0, loop.running
+    below, above = loop.at(low), loop.at(high)
+    while high - low > _NARROW * high:
+        middle = 0.5 * (low + high)
+        found = loop.at(middle)
+        if found.target > middle:
+            low, below = middle, found
+        else:
+            high, above = middle, found
+    over, under = below.target - low, high - above.target
+    part = over / (over + under) if over + under > 0.0 else 1.0
+    return _Round(*(x + part * (y - x) for x, y in zip(below, above, strict=True)))
 
 
 def _nearer(decodes: float, off: float, before: tuple[float, float] | None, most: float) -> float:

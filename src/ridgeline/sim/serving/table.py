@@ -5,6 +5,7 @@ The closed form, the search and the simulation all read this one value. It knows
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,6 +57,7 @@ class StepTable:
         host_hidden_s, host_s, host_launch_s: as above; one thread plans a step and launches its kernels.
         static_w, tokens_j, pair_j, context_j: energy of the whole engine: watts always, joules by tokens ``[max_tokens
             + 1]``, per prefill pair, and per decode request and token of context.
+        limit_w: power limit of all chips of the engine, which no average is above.
         block_size, num_blocks: KV cache of one attention rank; inf-like counts are fine.
         max_seqs, max_tokens: limits of one attention rank, and with pipeline stages of one micro-batch.
         ranks: attention ranks of the engine (attention data parallelism).
@@ -100,6 +102,7 @@ class StepTable:
     acceptance: tuple[float, ...] = ()
     kv_bytes_per_token: float = 0.0
     chips: int = 1
+    limit_w: float = math.inf
     lag: int = 0
     frontend_s: float = 0.0
     host_launch_s: float = 0.0
