@@ -39,7 +39,8 @@ def _v_round_trip(costs: Pass, m: FloatArray) -> FloatArray:
         more * f + w,
         more * f + (m + 1.0) / 2.0 * w - more / 2.0 * trip[1] / pp,
     )
-    return np.maximum(way + top(np.stack(behind).reshape(-1, *w.shape[1:])), m * top(f + b + w))
+    longest = way + top(np.stack(behind).reshape(-1, *w.shape[1:]))
+    return np.asarray(np.maximum(longest, m * top(f + b + w)))
 
 
 def _v_steady(costs: Pass, m: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -112,4 +113,5 @@ def _home_paths(
             path += np.maximum(m + np.minimum(count, 0.0), 0.0) * at[phase]
             path += np.maximum(count, 0.0) * mean[phase]
         np.maximum(longest, path, out=longest)
-    return top(longest)
+    found: FloatArray = top(longest)
+    return found

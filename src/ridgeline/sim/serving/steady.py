@@ -207,10 +207,11 @@ class _Loop:
         first = (
             took + (between * (0.5 + table.lag) if running > 1 else 0.0) + max(begun - 1.0, 0.0) * 0.5 * added
         )
-        # one thing at a time: while all come by once, a rank does each one's prefill and the steps of a decode
-        first = max(first, running * added + (steps * step if osl > 1 else 0.0) - tpot * (osl - 1.0))
         share = tpot * (osl - 1.0) / (tpot * (osl - 1.0) + first) if osl > 1 else 0.0
-        return _Round(decodes, max(running * share, min(running, 1e-3)), step, took, between, tpot, first)
+        # one thing at a time: while all come by once, a rank does each one's prefill and the steps of a decode
+        turn = running * added + (steps * step if osl > 1 else 0.0)
+        target = max(running * share, min(running, 1e-3))
+        return _Round(decodes, target, step, took, between, tpot, first, turn - tpot * (osl - 1.0))
 
 
 class _Round(NamedTuple):
@@ -223,6 +224,7 @@ class _Round(NamedTuple):
     between_s: float
     tpot_s: float
     first_s: float
+    turn_s: float  # least time to the first token of requests that take turns at one engine
 
 
 def closed_loop(table: StepTable, isl: float, osl: float, users: float) -> Steady:
@@ -242,12 +244,14 @@ def closed_loop(table: StepTable, isl: float, osl: float, users: float) -> Stead
         raise ValueError(f"a request of {isl + osl:.0f} tokens does not fit in the cache of one rank")
     running = max(running, min(each, 1.0))
     found = _settled(_Loop(table, isl, osl, each, running))
-    life = found.tpot_s * (osl - 1.0) + found.first_s + table.frontend_s
+    # own prefills are left out of the time between tokens; that they take the engine's time shows before the first
+    first = max(found.first_s, found.turn_s)
+    life = found.tpot_s * (osl - 1.0) + first + table.frontend_s
     rate = running / life * lanes
     waiting = max(each - running, 0.0) * lanes
     wait = waiting / rate if waiting else 0.0
     return Steady(
-        ttft_s=found.first_s + wait + table.frontend_s,
+        ttft_s=first + wait + table.frontend_s,
         tpot_s=found.tpot_s,
         decode_s=found.step_s,
         prefill_s=found.prefill_s,
