@@ -253,6 +253,13 @@ def plans(one: Case) -> tuple[list[Any], tuple[str, ...]]:
     return layouts.plans_of(one, catalog.stack("megatron-lm-2024"), one.layers or 0)
 
 
+def test_a_row_of_one_stage_keeps_no_schedule_that_needs_more() -> None:
+    one = case(overlap="DualPipe", pp=1, dp=8)
+    assert {scenario.plan.schedule for scenario in scenarios_of(one)} == {"1f1b"}
+    plans, _ = layouts.plans_of(case(overlap="DualPipe"), catalog.stack("megatron-lm-2024"), 32)
+    assert {plan.schedule for plan in plans} == {"dualpipe"}
+
+
 def test_a_complete_row_has_one_plan() -> None:
     found, opened = plans(case())
     assert len(found) == 1
