@@ -20,6 +20,7 @@ from ridgeline.sim.serving import steady
 from ridgeline.sim.serving.build import step_table
 from ridgeline.sim.serving.simulate import simulate
 from ridgeline.sim.serving.steady import closed_loop
+from ridgeline.sim.serving.table import StepTable
 
 #: model, machine, chips, tokens in and out, users, chunk: long prompts and short answers.
 LONG = (
@@ -36,7 +37,7 @@ CASES = pytest.mark.parametrize(("model", "machine", "chips", "isl", "osl", "use
 def service(model: str, machine: str, chips: int, isl: int, osl: int, users: int, chunk: int) -> Service:
     asked = serving_request(
         model, on=machine, chips=chips, isl=isl, osl=osl, concurrency=users, chunk=chunk,
-        disaggregated=False, speculate=False,
+        engine="vllm-2026", disaggregated=False, speculate=False,
     )  # fmt: skip
     found = search(
         asked.architecture, asked.chip, asked.cluster, asked.chips, asked.load, asked.target, asked.space
@@ -119,18 +120,40 @@ SIMULATED: tuple[tuple[Any, ...], ...] = (
 )
 
 
-@pytest.mark.parametrize("case", SIMULATED, ids=lambda case: case[0])
-def test_prefills_of_few_users_take_their_turns_as_simulated(case: tuple[Any, ...]) -> None:
+def measured(case: tuple[Any, ...]) -> tuple[StepTable, float, float]:
+    """The table of a case, and tokens a second and time between tokens of its simulation."""
     isl, osl, users = case[3], case[4], case[5]
     table = step_table(service(*case), isl + osl)
     n = max(8 * users, 60)
     sent = Requests(
         arrival_s=np.zeros(n), input_tokens=np.full(n, isl), output_tokens=np.full(n, osl), users=users
     )
-    finish = np.sort(simulate(sent, table).finish_s)
+    outcome = simulate(sent, table)
+    finish = np.sort(outcome.finish_s)
     low, high = int(0.2 * n), int(0.8 * n)
-    simulated = osl * (high - low) / (finish[high] - finish[low])
-    assert closed_loop(table, isl, osl, users).output_tokens_per_s == pytest.approx(simulated, rel=0.1)
+    between = (outcome.finish_s - outcome.first_token_s)[low:high].mean() / (osl - 1)
+    return table, osl * (high - low) / (finish[high] - finish[low]), float(between)
+
+
+@pytest.mark.parametrize("case", SIMULATED, ids=lambda case: case[0])
+def test_prefills_of_few_users_take_their_turns_as_simulated(case: tuple[Any, ...]) -> None:
+    table, simulated, _ = measured(case)
+    assert closed_loop(table, *case[3:6]).output_tokens_per_s == pytest.approx(simulated, rel=0.1)
+
+
+BOUND_BY_PREFILLS: tuple[tuple[Any, ...], ...] = (
+    ("gemma-2-27b", "gb300-nvl72", 4, 23045, 18, 16, 8192),
+    ("megatron-gpt-1.7b", "pcie-rtx-pro-4500", 1, 1791, 2, 44, 2048),
+    ("qwen2.5-7b", "h100-sxm", 1, 12000, 20, 40, 2048),
+)
+
+
+@pytest.mark.parametrize("case", BOUND_BY_PREFILLS, ids=lambda case: case[0])
+def test_a_step_holds_a_chunk_and_other_prompts_queue_as_simulated(case: tuple[Any, ...]) -> None:
+    table, simulated, between = measured(case)
+    found = closed_loop(table, *case[3:6])
+    assert found.output_tokens_per_s == pytest.approx(simulated, rel=0.15)
+    assert found.tpot_s == pytest.approx(between, rel=0.15)
 
 
 def test_a_served_chip_draws_no_more_than_its_limit() -> None:

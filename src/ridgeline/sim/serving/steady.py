@@ -154,13 +154,18 @@ def prefill_s(
         chunks = _chunks(isl, float(table.max_tokens), count)
         took = sum(mixed_step_s(table, 0.0, context, step, prefilling) for step in chunks)
         return took, took / count
-    drafts = 1 + len(table.acceptance)
-    budget = max(table.max_tokens - decodes * drafts, table.max_tokens * 0.05)
+    budget = _budget(table, decodes)
     count = max(1.0, min(together, budget / isl))
     chunks = _chunks(isl, budget if table.schedule == "chunked" else max(isl, budget), count)
     base = decode_step_s(table, decodes, context) if decodes >= 1 else 0.0
     took = sum(mixed_step_s(table, decodes, context, step, prefilling) for step in chunks)
     return took, max(took - len(chunks) * base, 0.0) / count
+
+
+def _budget(table: StepTable, decodes: float) -> float:
+    """Tokens that ``decodes`` decodes leave to prefills in a step."""
+    drafts = 1 + len(table.acceptance)
+    return max(table.max_tokens - decodes * drafts, table.max_tokens * 0.05)
 
 
 def _chunks(isl: float, budget: float, count: float) -> list[list[tuple[float, float]]]:
@@ -202,7 +207,12 @@ class _Loop:
         took, added = prefill_s(table, isl, beside, context, max(begun, 1.0), prefilling)
         alone = (running * table.ranks - 1.0) / max(running * table.ranks, 1.0)
         others = begun * (some / busy if busy > 0.0 else 1.0) * alone
-        between = step + others * added
+        wait = others * added
+        if (
+            table.schedule == "chunked"
+        ):  # a step takes no more of prompts than its budget leaves; the others queue
+            wait = min(wait, added * _budget(table, beside) / isl)
+        between = step + wait
         tpot = between / made
         first = (
             took + (between * (0.5 + table.lag) if running > 1 else 0.0) + max(begun - 1.0, 0.0) * 0.5 * added
