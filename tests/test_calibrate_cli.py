@@ -122,7 +122,7 @@ def test_a_file_that_is_no_table(
     assert main(["validate", str(path)]) == 2
     assert word in capsys.readouterr().err
     assert main(["validate", str(tmp_path / "nothing.parquet")]) == 2
-    assert "No such file" in capsys.readouterr().err
+    assert "no such file" in capsys.readouterr().err
 
 
 def test_without_pyarrow_it_says_what_to_install(

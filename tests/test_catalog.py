@@ -220,12 +220,14 @@ def test_broken_files_get_one_clear_sentence(tmp_path: Path, text: str | bytes, 
 
 
 def test_json_files_say_the_line_too(tmp_path: Path) -> None:
-    assert problems(tmp_path, '{"name": "x",\n "title": }', "x.json")[0].startswith("line 2: not valid JSON")
+    assert problems(tmp_path, '{"name": "x",\n "title": }', "x.json")[0].startswith(
+        "line 2 column 11: not valid JSON"
+    )
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     assert catalog.check(tmp_path / "none.yaml") == ["no such file"]
-    assert catalog.check(tmp_path)[0].startswith("cannot be read")
+    assert catalog.check(tmp_path)[0].startswith("is a folder")
 
 
 def test_tiers_must_nest(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_files_that_no_fit_takes(tmp_path: Path, capsys: Said) -> None:
         ([table, str(share)], ("nic.csv", "line 3", "4Node-32GPU", "'half'")),
         ([table, str(other)], ("nvlink.csv", "inside a node")),
         ([str(text)], ("notes.md", ".parquet", ".csv")),
-        ([str(tmp_path / "none.parquet")], ("No such file",)),
+        ([str(tmp_path / "none.parquet")], ("no such file",)),
     ):
         assert main(["calibrate", "links", *files]) == 2
         err = capsys.readouterr().err
@@ -193,7 +193,7 @@ def test_shares_and_logs_are_scored(tmp_path: Path, capsys: Said) -> None:
     log.write_text("nothing\n")
     assert main(["validate", str(log)]) == 2
     assert "nccl-tests" in capsys.readouterr().err
-    device = "#   Rank  0 Pid 1 on localhost device  0 [0x00] MyChip\n" * 2
+    device = "".join(f"#   Rank  {n} Pid 1 on localhost device  {n} [0x00] MyChip\n" for n in range(2))
     log.write_text(device + "1024 256 float sum 9.1 0.1 0.1 N/A 9.1 0.1 0.1 N/A\n")
     assert main(["validate", str(log)]) == 2
     assert "'MyChip' is not in the catalog" in capsys.readouterr().err

@@ -60,8 +60,8 @@ def test_serve_searches_them() -> None:
     assert '"method":"draft_model"' in found.emit()
     chosen = serve("llama-3.1-70b", **ASK, draft="llama-3.2-1b", speculate="0.8,0.7,0.6,0.5")
     assert max(plan.service.speculation.drafts for plan in chosen.search.plans) == 4
-    off = serve("llama-3.1-70b", **ASK, draft="llama-3.2-1b", speculate=False)
-    assert {plan.service.speculation.drafts for plan in off.search.plans} == {0}
+    with pytest.raises(ValueError, match=r"draft = llama-3.2-1b: has no effect without speculation"):
+        serve("llama-3.1-70b", **ASK, draft="llama-3.2-1b", speculate=False)
 
 
 def test_another_vocabulary_is_refused() -> None:

@@ -304,13 +304,13 @@ def test_a_run_is_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("meta.json", "{", "meta.json: cannot be read"),
-        ("meta.json", '{"model": "x"}', "expected an object with model and engine_kwargs"),
+        ("meta.json", "{", "meta.json: line 1 column 2: not valid JSON"),
+        ("meta.json", '{"model": "x"}', "expected an object with model"),
         ("meta.json", '{"model": "no/such-model", "engine_kwargs": {}}', "no-such-model|such-model"),
         ("requests.jsonl", "", "holds no request"),
-        ("requests.jsonl", '{"input_toks": 3}\n', "line 1: expected arrival_time"),
-        ("requests.jsonl", "not json\n", "line 1: expected arrival_time"),
-        ("timeseries.csv", "t,running\n1,2\n", "expected columns t, running, waiting"),
+        ("requests.jsonl", '{"input_toks": 3}\n', "line 1, field arrival_time: missing"),
+        ("requests.jsonl", "not json\n", "line 1: not valid JSON"),
+        ("timeseries.csv", "t,running\n1,2\n", "missing column waiting; expected t, running, waiting"),
         ("simulator_cluster_config.json", "{}", r"expected an object with link_bw \[GB/s\]"),
         ("simulator_cluster_config.json", '{"link_bw": 0}', "link_bw = 0: must be above 0 GB/s"),
     ],

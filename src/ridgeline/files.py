@@ -13,6 +13,7 @@ import os
 import stat
 import unicodedata
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,8 @@ from typing import Any, BinaryIO
 MOST_BYTES = 64 * 2**20
 #: Characters of a wrong value that a message repeats.
 SHOWN = 60
+#: Characters of a message: what a terminal shows at a glance.
+MESSAGE = 400
 
 # Categories of characters that a line of text does not hold: controls (line feed and escape among them),
 # invisible format marks (which may turn the direction of what follows), surrogates, line and paragraph separators.
@@ -243,6 +246,43 @@ def shown(value: object, most: int = SHOWN) -> str:
     except (RecursionError, ValueError):  # nested too deeply; an integer above 4,300 digits
         text = f"a value of type {type(value).__name__}"
     return one_line(text, most)
+
+
+def short(text: str, most: int = MESSAGE, end: str = "...") -> str:
+    """``text`` of at most ``most`` characters: whole words are kept, ``end`` says that more was there."""
+    if len(text) <= most:
+        return text
+    kept = text[: most - len(end)]
+    words = kept[: kept.rfind(" ")] if kept.rfind(" ") > most // 2 else kept
+    return words.rstrip() + end
+
+
+def listed(head: str, lines: Sequence[str], rest: str = "", most: int = MESSAGE) -> str:
+    """``head`` and problems below it, each on a line of its own: as many as ``most`` characters hold.
+
+    ``rest`` follows the number of those left out, such as ``: `ridgeline catalog check FILE` lists all``.
+    """
+    parts, room = [head], most - len(head) - len(rest) - 20
+    for number, line in enumerate(lines):
+        line = short(line, max(room, 80)) if number == 0 else line
+        if number and len(line) + 3 > room:
+            parts.append(f"and {len(lines) - number:,} more{rest}")
+            break
+        parts.append(line)
+        room -= len(line) + 3
+    return "\n  ".join(parts)
+
+
+def expanded(path: str | Path) -> Path:
+    """A path whose ``~`` is replaced by the home of the user it names.
+
+    Raises:
+        FileError: there is no such user, or no home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise FileError(Path(path), "no such user, or no home folder") from None
 
 
 def shown_path(path: str | Path) -> str:

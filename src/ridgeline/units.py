@@ -52,14 +52,14 @@ def parse(text: str | float, dimension: str) -> float:
     """
     noun, example = _MEANING[dimension]
     if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise ValueError(f"{text!r} is not {noun}; write it like '{example}'")
+        raise ValueError(f"{_said(text)} is not {noun}; write it like '{example}'")
     if not isinstance(text, str):
         if dimension != "1":
-            raise ValueError(f"{text!r} has no unit, expected {noun} such as '{example}'")
+            raise ValueError(f"{_said(text)} has no unit, expected {noun} such as '{example}'")
         return _real(text)
     match = _NUMBER.match(text)
     if not match:
-        raise ValueError(f"'{text}' is not {noun}; write it like '{example}'")
+        raise ValueError(f"{_said(text)} is not {noun}; write it like '{example}'")
     number = float(match[1].replace(",", "").replace("_", ""))
     unit = match[2]
     factor = _factor(unit.replace(" ", ""), dimension)
@@ -68,9 +68,18 @@ def parse(text: str | float, dimension: str) -> float:
         return _finite(number * factor if factor >= 1 else number / round(1 / factor), text)
     for other, (other_noun, _) in _MEANING.items():
         if other not in (dimension, "1") and _factor(unit, other) is not None:
-            raise ValueError(f"'{text}' is {other_noun}, expected {noun} such as '{example}'")
-    missing = "has no unit" if not unit else f"has unknown unit '{unit}'"
-    raise ValueError(f"'{text}' {missing}, expected {noun} such as '{example}'")
+            raise ValueError(f"{_said(text)} is {other_noun}, expected {noun} such as '{example}'")
+    missing = "has no unit" if not unit else f"has unknown unit {_said(unit)}"
+    raise ValueError(f"{_said(text)} {missing}, expected {noun} such as '{example}'")
+
+
+def _said(value: object) -> str:
+    """A wrong value as a message repeats it: short, and on one line."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= 64 else f"{text[:60]}...{text[-1]}"
 
 
 def _factor(unit: str, dimension: str) -> float | None:
@@ -95,20 +104,20 @@ def _real(value: float) -> float:
 
 def _finite(value: float, text: object) -> float:
     if not math.isfinite(value):
-        raise ValueError(f"{text!r} is not a finite number")
+        raise ValueError(f"{_said(text)} is not a finite number")
     return value
 
 
 def parse_count(text: str | float) -> float:
     """Read a count with an optional decimal suffix: ``"15.6T" -> 1.56e13``, ``"405B"`` means 4.05e11."""
     if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise ValueError(f"{text!r} is not a count; write it like '15.6T'")
+        raise ValueError(f"{_said(text)} is not a count; write it like '15.6T'")
     if not isinstance(text, str):
         return _real(text)
     match = _NUMBER.match(text)
     scale = {"": 1.0, "K": 1e3, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
     if not match or match[2] not in scale:
-        raise ValueError(f"'{text}' is not a count; write it like '15.6T', '2048' or '4M'")
+        raise ValueError(f"{_said(text)} is not a count; write it like '15.6T', '2048' or '4M'")
     return _finite(float(match[1].replace(",", "").replace("_", "")) * scale[match[2]], text)
 
 

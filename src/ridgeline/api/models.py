@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ridgeline import files
 from ridgeline.facts import catalog, document
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.huggingface import HuggingFaceError, read_config
@@ -21,7 +22,7 @@ def model(name: str | Path | Architecture) -> Architecture:
     """
     if isinstance(name, Architecture):
         return name
-    path = Path(name).expanduser()
+    path = files.expanded(name)
     if not _is_path(str(name), path):
         return catalog.architecture(str(name))
     if path.is_dir() or path.name == "config.json" or (path.suffix == ".json" and not _is_ours(path)):

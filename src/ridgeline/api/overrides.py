@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from ridgeline import units
+from ridgeline import files, units
 from ridgeline.api.errors import InputError
 from ridgeline.api.written import written
 from ridgeline.facts import problems
 from ridgeline.facts.plan import DEGREES, RECOMPUTES, SCHEDULES, Plan
 from ridgeline.facts.scenario import Scenario
-from ridgeline.facts.spec import Spec, SpecT
+from ridgeline.facts.spec import MOST_COUNT, Spec, SpecT
+from ridgeline.files import SHOWN
 
 #: First word of a path -> field of the scenario.
 ROOTS = {
@@ -45,7 +46,8 @@ def override(scenario: Scenario, settings: Iterable[str]) -> tuple[Scenario, dic
         path, equals, text = setting.partition("=")
         if not equals or not path.strip():
             raise InputError(
-                f"--set {setting}: write it as path=value, such as chip.memory.bandwidth='4 TB/s'"
+                f"--set {files.one_line(setting, SHOWN)}: write it as path=value, such as "
+                "chip.memory.bandwidth='4 TB/s'"
             )
         root, *steps = path.strip().split(".")
         field = ROOTS.get(root) or (root if root in ROOTS.values() else None)
@@ -57,7 +59,7 @@ def override(scenario: Scenario, settings: Iterable[str]) -> tuple[Scenario, dic
         elif field == "num_chips":
             if steps:
                 raise InputError(f"--set {path}: chips is a number and has no fields")
-            scenario = scenario.replace(num_chips=_checked(f"--set {path}", int, value))
+            scenario = scenario.replace(num_chips=_chips(path, value))
         elif field == "calibration":
             scenario = scenario.replace(calibration=_calibration(scenario, path, steps, value))
         else:
@@ -79,15 +81,18 @@ def plan_fields(values: Mapping[str, Any]) -> dict[str, Any]:
         if name not in names:
             raise InputError(f"unknown plan field '{name}'{_choices(name, names)}")
         if name in _CHOICES and value not in _CHOICES[name]:
-            raise InputError(f"{name} = {value} is unknown; choose {one_of(_CHOICES[name])}")
+            raise InputError(
+                f"{name} = {files.one_line(str(value), SHOWN)} is unknown; choose {one_of(_CHOICES[name])}"
+            )
         if name in _CHOICES:
             found[name] = value
             continue
         kind: type = int if name in DEGREES else bool
         found[name] = _checked(name, kind, value)
         least = -1 if name == "recompute_layers" else 1
-        if kind is int and found[name] < least:
-            raise InputError(f"{name} = {value} must be at least {least}")
+        if kind is int and not least <= found[name] <= MOST_COUNT:
+            bound = f"at least {least}" if found[name] < least else f"at most {MOST_COUNT:,}"
+            raise InputError(f"{name} = {files.one_line(str(value), SHOWN)} must be {bound}")
     return found
 
 
@@ -135,17 +140,14 @@ def changed(spec: SpecT, path: str, root: str, steps: list[str], value: Any) -> 
         return type(spec).model_validate(data)
     except ValidationError as error:
         lines = problems.validation_problems(error, type(spec), data)
-        raise InputError(
-            "\n  ".join([f"--set {path}={value}:", *(f"{root}.{line}" for line in lines)])
-        ) from None
+        said = f"--set {path}={files.one_line(str(value), SHOWN)}:"
+        raise InputError(files.listed(said, [f"{root}.{line}" for line in lines])) from None
 
 
 def _key(path: str, where: str, here: Any, twin: Any, step: str, *, last: bool) -> Any:
     if isinstance(here, list):
         if not step.isdigit() or int(step) >= len(here):
-            raise InputError(
-                f"--set {path}: {where} has {len(here)} entries; choose {one_of(range(len(here)))}"
-            )
+            raise InputError(f"--set {path}: {where} has {len(here)} entries; choose {_places(len(here))}")
         return int(step)
     if not isinstance(here, dict):
         raise InputError(f"--set {path}: {where} is one value and has no field '{step}'")
@@ -158,9 +160,10 @@ def read_value(setting: str, text: str) -> Any:
     """A value of ``--set`` as YAML reads it. Raises InputError where it does not."""
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # also: an impossible date, brackets without end
         raise InputError(
-            f"--set {setting}: '{text}' cannot be read; write a number, a text or a list"
+            f"--set {files.one_line(setting.partition('=')[0], SHOWN)}: {files.shown(text)} cannot be read; "
+            "write a number, a text or a list"
         ) from None
 
 
@@ -177,7 +180,18 @@ def _checked(name: str, kind: type[_Any], value: Any) -> _Any:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError:
         noun = "true or false" if kind is bool else "a whole number"
-        raise InputError(f"{name} = {value!r}: expected {noun}") from None
+        raise InputError(f"{name} = {files.shown(value)}: expected {noun}") from None
+
+
+def _chips(path: str, value: Any) -> int:
+    number = _checked(f"--set {path}", int, value)
+    if number > MOST_COUNT:
+        raise InputError(f"--set {path}: {files.shown(number)}: expected at most {MOST_COUNT:,}")
+    return number
+
+
+def _places(number: int) -> str:
+    return one_of(range(number)) if number <= 10 else f"0 to {number - 1}"
 
 
 def _choices(name: str, known: list[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ridgeline import units
+from ridgeline import files, units
 from ridgeline.api.degrees import check_degrees
 from ridgeline.api.errors import InputError
 from ridgeline.api.models import model as find_model
@@ -21,8 +21,10 @@ from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.plan import Plan
 from ridgeline.facts.recipe import Recipe
 from ridgeline.facts.scenario import Scenario
+from ridgeline.facts.spec import MOST_COUNT
 from ridgeline.facts.stack import Stack
 from ridgeline.facts.workload import TrainingJob
+from ridgeline.timing.rates import peak_flops_per_s
 
 #: Frameworks that keep one fp32 copy of the parameters, sharded over the data-parallel ranks.
 _SHARDED = ("fsdp", "maxtext")
@@ -118,17 +120,29 @@ def request(
 def checked(one: Request) -> Request:
     """The request itself if its degrees can fit the machine and the job. Raises InputError where not."""
     check_degrees(one.scenario, one.fixed, cross_domain_tp=one.cross_domain_tp)
+    _check_recipe(one.scenario.recipe, one.scenario.chip)
     return one
 
 
-def whole(name: str, value: int | str | float) -> int:
-    """A count of at least 1, from a number or from text such as ``16,384`` or ``4M``."""
+def _check_recipe(recipe: Recipe, chip: Chip) -> None:
+    """Raise InputError where the chip multiplies neither a format of the recipe nor a wider one."""
+    for name in (recipe.linear, recipe.linear_backward, recipe.attention, recipe.head):
+        try:
+            peak_flops_per_s(chip, name)
+        except ValueError as error:
+            raise InputError(f"recipe = {recipe.name}: {error}") from None
+
+
+def whole(name: str, value: int | str | float, most: int = MOST_COUNT) -> int:
+    """A count from 1 to ``most``, from a number or from text such as ``16,384`` or ``4M``."""
     try:
         number = units.parse_count(value)
     except ValueError as error:
         raise InputError(f"{name}: {error}") from None
     if number != int(number) or number < 1:
-        raise InputError(f"{name} = {value} must be a whole number of at least 1")
+        raise InputError(f"{name} = {files.one_line(str(value), 60)} must be a whole number of at least 1")
+    if number > most:
+        raise InputError(f"{name} = {files.one_line(str(value), 60)}: expected at most {most:,}")
     return int(number)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from ridgeline import files
 from ridgeline.api.errors import InputError
 from ridgeline.api.written import written
 from ridgeline.facts import catalog
@@ -24,6 +25,8 @@ from ridgeline.facts.spec import SpecT
 from ridgeline.facts.stack import Stack
 from ridgeline.facts.workload import TrainingJob
 
+#: A result has 0.1 MB and a report 5 MB.
+MAX_BYTES = 64 * 2**20
 _BLOCK = re.compile(r'<script type="application/json" id="ridgeline-result">(.*?)</script>', re.DOTALL)
 
 
@@ -69,7 +72,7 @@ def scenario_from_dict(data: dict[str, Any], where: str) -> tuple[Scenario, tupl
         plan = TypeAdapter(Plan).validate_python(data.get("plan"))
         num_chips = TypeAdapter(int).validate_python(data.get("num_chips"))
     except ValidationError as error:
-        raise InputError(f"{where}: plan: {error.errors()[0]['msg']}") from None
+        raise InputError(f"{where}: plan: {files.short(error.errors()[0]['msg'], 200)}") from None
     scenario = Scenario(
         architecture=_part(Architecture, data, "architecture", where),
         chip=chip,
@@ -98,30 +101,27 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or holds no result.
     """
+    where, name = files.shown_path(path), files.one_line(path.name, 60)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+        text = files.read_text(path, MAX_BYTES)
+    except files.FileError as error:
+        raise InputError(str(error)) from None
     if path.suffix.lower() in (".html", ".htm"):
         found = _BLOCK.search(text)
         if found is None:
-            raise InputError(
-                f"{path}: holds no result; expected a report of `ridgeline train --out {path.name}`"
-            )
+            raise InputError(f"{where}: holds no result; expected a report of `ridgeline train --out {name}`")
         text = found[1]
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {error.lineno}: not valid JSON: {error.msg}") from None
+        data = files.parse_json(text)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
     if isinstance(data, dict) and data.get("kind") == "serving":
         raise InputError(
-            f"{path}: is a result of `ridgeline serve`, which holds its ladder already; run its command again: "
-            f"{data.get('command') or 'ridgeline serve'}"
+            f"{where}: is a result of `ridgeline serve`, which holds its ladder already; run its command again: "
+            f"{files.one_line(str(data.get('command') or 'ridgeline serve'), 200)}"
         )
     if not isinstance(data, dict) or not isinstance(data.get("scenario"), dict):
-        raise InputError(f"{path}: holds no result; expected a file of `ridgeline train --out {path.name}`")
+        raise InputError(f"{where}: holds no result; expected a file of `ridgeline train --out {name}`")
     return data
 
 
@@ -132,4 +132,4 @@ def _part(spec: type[SpecT], data: dict[str, Any], name: str, where: str) -> Spe
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join([name, *(str(step) for step in first["loc"])])
-        raise InputError(f"{where}: {place}: {first['msg']}") from None
+        raise InputError(f"{where}: {files.one_line(place, 100)}: {files.short(first['msg'], 200)}") from None

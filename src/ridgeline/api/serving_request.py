@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ridgeline import files
 from ridgeline.api import overrides
 from ridgeline.api.errors import InputError
 from ridgeline.api.models import model as find_model
@@ -21,7 +22,7 @@ from ridgeline.explore.serving_space import ServingSpace, engines_of, layouts, w
 from ridgeline.facts import catalog
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.chip import Chip, Cluster
-from ridgeline.facts.engine import Engine
+from ridgeline.facts.engine import MOST_CHUNK, MOST_SEQS, Engine
 from ridgeline.facts.request_files import RequestFile, read_requests
 from ridgeline.facts.serving import ACCEPTANCE, DRAFT_ACCEPTANCE, Adapters, Layout, Precision
 from ridgeline.facts.traffic_files import ENDINGS, read_traffic
@@ -127,7 +128,9 @@ def serving_request(
             raise InputError(
                 f"replicas = {replicas}: goes with one pool of engines; leave it out with disaggregated"
             )
-    smaller = None if draft is None or speculate is False else _draft(draft, architecture)
+    if draft is not None and (speculate is False or speculate == ""):
+        raise InputError(f"draft = {_words(draft)}: has no effect without speculation; leave one of them out")
+    smaller = None if draft is None else _draft(draft, architecture)
     space = ServingSpace(
         fixed=fixed,
         engines=engines,
@@ -165,10 +168,7 @@ def _load(isl: Any, osl: Any, rate: Any, concurrency: Any) -> Load:
 
 
 def _length(name: str, value: Any) -> float:
-    tokens = whole(name, value)
-    if tokens > LONGEST:
-        raise InputError(f"{name} = {tokens:,} tokens: expected at most {LONGEST:,}")
-    return float(tokens)
+    return float(whole(name, value, LONGEST))
 
 
 def _rate(value: Any) -> float:
@@ -176,8 +176,8 @@ def _rate(value: Any) -> float:
         rate = float(value)
     except (TypeError, ValueError):
         rate = float("nan")
-    if not 0.0 < rate < 1e9:
-        raise InputError(f"rate = {value}: expected requests a second above 0, such as 12.5")
+    if not 1e-9 <= rate < 1e9:
+        raise InputError(f"rate = {value}: expected requests a second from 1e-9 to 1e9, such as 12.5")
     return rate
 
 
@@ -262,6 +262,11 @@ def _engine(given: str | Engine, chip: Chip) -> Engine:
     return found
 
 
+def _words(given: object) -> str:
+    """What was given, as a message repeats it."""
+    return files.one_line(str(given.name if isinstance(given, Architecture) else given), files.SHOWN)
+
+
 def _draft(given: str | Path | Architecture, architecture: Architecture) -> Architecture:
     found = find_model(given)
     if found.vocab != architecture.vocab:
@@ -318,7 +323,8 @@ def _fixed(degrees: dict[str, Any], *formats: Any) -> dict[str, Any]:
     names = ("precision", "experts", "kv", "chunk", "max_seqs")
     for name, value in zip(names, formats, strict=True):
         if value is not None and (name, value) != ("kv", "auto"):
-            fixed[name] = whole(name, value) if name in ("chunk", "max_seqs") else str(value)
+            most = {"chunk": MOST_CHUNK, "max_seqs": MOST_SEQS}.get(name)
+            fixed[name] = str(value) if most is None else whole(name, value, most)
     return fixed
 
 
@@ -393,7 +399,8 @@ def _changed(
         path, equals, text = setting.partition("=")
         if not equals or not path.strip():
             raise InputError(
-                f"--set {setting}: write it as path=value, such as chip.memory.bandwidth='4 TB/s'"
+                f"--set {files.one_line(setting, 60)}: write it as path=value, such as "
+                "chip.memory.bandwidth='4 TB/s'"
             )
         root, *steps = path.strip().split(".")
         if root not in ROOTS:

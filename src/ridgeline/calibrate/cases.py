@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ridgeline import files
 from ridgeline.calibrate.columns import (
     GIB,
     CaseError,
@@ -132,7 +133,9 @@ def case_of(row: Mapping[str, Any], where: str) -> Case:
 def _checked(case: Case, where: str) -> Case:
     """Fill the measurement that follows from the other, and hold the degrees to the chip count."""
     if case.kind not in _KINDS:
-        raise CaseError(f"{where}, column training_kind: '{case.kind}': expected one of {', '.join(_KINDS)}")
+        raise CaseError(
+            f"{where}, column training_kind: {files.shown(case.kind)}: expected one of {', '.join(_KINDS)}"
+        )
     if case.num_chips != case.tp * case.pp * case.cp * case.data_parallel:
         product = f"tp {case.tp} x pp {case.pp} x cp {case.cp} x dp {case.data_parallel}"
         raise CaseError(f"{where}, column n_chips: '{case.num_chips}': expected the product of {product}")

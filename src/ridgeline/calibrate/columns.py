@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ridgeline import files
+from ridgeline.facts.spec import MOST_COUNT
+
 GIB = 2.0**30
+#: A row has some hundred bytes: half a million runs, which would take hours to predict.
+MOST_BYTES = 64 * 2**20
+#: Sizes of a measured number: beyond these its products leave the range of a float.
+LEAST, MOST = 1e-24, 1e27
 RowT = TypeVar("RowT")
 
 
@@ -39,6 +47,8 @@ def number(value: str) -> float:
         raise ValueError("expected a number") from None
     if not math.isfinite(found):
         raise ValueError("expected a finite number")
+    if found and not LEAST <= abs(found) <= MOST:
+        raise ValueError(f"expected a size from {LEAST:g} to {MOST:g}")
     return found
 
 
@@ -48,6 +58,8 @@ def _whole(value: str, least: int) -> int:
         raise ValueError("expected a whole number")
     if found < least:
         raise ValueError(f"expected {least} or more")
+    if found > MOST_COUNT:
+        raise ValueError(f"expected at most {MOST_COUNT:,}")
     return int(found)
 
 
@@ -117,7 +129,7 @@ def values_of(kind: type[Any], row: Mapping[str, Any], where: str) -> dict[str, 
             try:
                 values[f.name] = f.metadata["read"](said)
             except ValueError as error:
-                raise CaseError(f"{where}, column {name}: '{said}': {error}") from None
+                raise CaseError(f"{where}, column {name}: {files.shown(said)}: {error}") from None
         elif f.metadata["required"]:
             raise CaseError(f"{where}, column {name}: empty; this value is needed")
     return values
@@ -139,28 +151,29 @@ def read_rows(
         CaseError: no such file, a needed column is missing, or ``row`` refuses a line (with ``unread``: every line).
     """
     path = Path(path)
+    where = files.shown_path(path)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            _check_header(path, set(reader.fieldnames or ()), missing)
-            rows: list[RowT] = []
-            for line in reader:
-                try:
-                    rows.append(row(_named(reader.line_num, line), f"{path}, line {reader.line_num}"))
-                except CaseError as error:
-                    if unread is None:
-                        raise
-                    unread.append(str(error).removeprefix(f"{path}, "))
-            if unread and not rows:
-                raise CaseError(f"{path}: no line can be read; {unread[0]}")
-            return rows
-    except OSError as error:
-        raise CaseError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CaseError(f"{path}: not a CSV text file in UTF-8: {error}") from error
+        reader = csv.DictReader(io.StringIO(files.read_text(path, MOST_BYTES), newline=""))
+    except files.FileError as error:
+        raise CaseError(str(error)) from None
+    try:
+        _check_header(where, set(reader.fieldnames or ()), missing)
+        rows: list[RowT] = []
+        for line in reader:
+            try:
+                rows.append(row(_named(reader.line_num, line), f"{where}, line {reader.line_num}"))
+            except CaseError as error:
+                if unread is None:
+                    raise
+                unread.append(str(error).removeprefix(f"{where}, "))
+        if unread and not rows:
+            raise CaseError(f"{where}: no line can be read; {unread[0]}")
+        return rows
+    except csv.Error as error:
+        raise CaseError(f"{where}, line {reader.line_num}: not CSV: {error}") from None
 
 
-def _check_header(path: Path, names: set[str], missing: Callable[[set[str]], list[str]]) -> None:
+def _check_header(path: str, names: set[str], missing: Callable[[set[str]], list[str]]) -> None:
     if not names:
         raise CaseError(f"{path}: empty file; expected a header line with column names")
     lacking = missing(names)

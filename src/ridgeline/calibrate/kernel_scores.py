@@ -16,25 +16,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline import files
 from ridgeline.calibrate.kernel_kinds import DECODES, Array, Kind, Machine
 from ridgeline.calibrate.link_kinds import KINDS, MARKS, unfold
 from ridgeline.calibrate.refusals import refusal
-from ridgeline.calibrate.tables import CHIPS, TIMED, opened
+from ridgeline.calibrate.tables import CHIPS, TIMED, TableError, opened, readable
 from ridgeline.facts import catalog
 from ridgeline.facts.kernel_calibration import Provenance
 from ridgeline.facts.observation import Label
 from ridgeline.timing.rates import worst
 
 CHUNK_ROWS = 131_072
+#: Sizes and times [ms] beyond this are damaged.
+MOST_NUMBER = 1e12
 _WORDS = ("chip", "framework", "kernel_source", "timing_mode")
 
 
 #: Operator, chip, format, library, label.
 Key = tuple[str, str, str, str, str]
-
-
-class TableError(ValueError):
-    """A kernel table cannot be read or holds something else; the message names the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ def score_table(
     errors: dict[Key, list[Array]] = {}
     left_out: Counter[str] = Counter()
     seen = 0
-    for chunk in _chunks(file, kind, index):
+    for chunk in _chunks(path, file, kind, index):
         count = len(chunk["latency"])
         seen += count
         for words, rows in _groups(chunk, kind):
@@ -157,34 +156,34 @@ def _phase(path: Path, name: str) -> str:
     file = opened(path)
     if "op_name" not in file.schema_arrow.names:
         raise TableError(f"{path}: a table of attention needs the column op_name too (context or generation)")
-    first = next(file.iter_batches(1, columns=["op_name"]), None)
+    with readable(path):
+        first = next(file.iter_batches(1, columns=["op_name"]), None)
     word = str(first.column(0)[0]) if first is not None and first.num_rows else ""
     return DECODES[name] if any(part in word for part in ("generation", "decode")) else name
 
 
 def _open(path: Path) -> Any:
-    with path.open("rb"):  # a missing or forbidden file says so in the system's own words
-        pass
-    try:
-        file = opened(path)
-    except (ValueError, OSError) as error:
-        raise TableError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
-    try:
+    file = opened(path)
+    with readable(path):
         return unfold(file)
-    except ValueError as error:
-        raise TableError(f"{path}: {error}") from None
 
 
 # Rows
 
 
-def _chunks(file: Any, kind: Kind, index: NDArray[np.int64] | None) -> Iterator[dict[str, Any]]:
+def _chunks(path: Path, file: Any, kind: Kind, index: NDArray[np.int64] | None) -> Iterator[dict[str, Any]]:
     """Columns of each chunk; words as (codes, names)."""
     import pyarrow as pa
 
     words, numbers = (*_WORDS, *kind.words), (*kind.numbers, "latency")
     start = 0
-    for batch in file.iter_batches(CHUNK_ROWS, columns=[*words, *numbers]):
+    with readable(path):
+        batches = file.iter_batches(CHUNK_ROWS, columns=[*words, *numbers])
+    while True:
+        with readable(path):
+            batch = next(batches, None)
+        if batch is None:
+            return
         end = start + batch.num_rows
         chunk = batch
         if index is not None:
@@ -195,15 +194,19 @@ def _chunks(file: Any, kind: Kind, index: NDArray[np.int64] | None) -> Iterator[
             continue
         found: dict[str, Any] = {}
         for name in words:
-            column = chunk.column(chunk.schema.get_field_index(name)).cast(pa.string())
-            coded = column.fill_null("").dictionary_encode()
+            with readable(path):
+                column = chunk.column(chunk.schema.get_field_index(name)).cast(pa.string())
+                coded = column.fill_null("").dictionary_encode()
             found[name] = coded.indices.to_numpy(zero_copy_only=False), coded.dictionary.to_pylist()
         for name in numbers:
             column = chunk.column(chunk.schema.get_field_index(name))
             try:
                 found[name] = column.to_numpy(zero_copy_only=False).astype(np.float64)
-            except (ValueError, TypeError) as error:
-                raise TableError(f"column {name} must hold numbers: {error}") from None
+            except (ValueError, TypeError, NotImplementedError) as error:
+                said = files.one_line(str(error), 160)
+                raise TableError(
+                    f"{files.shown_path(path)}: column {name} must hold numbers: {said}"
+                ) from None
         yield found
 
 
@@ -239,9 +242,17 @@ def _score(
     if (why := kind.reason(words)) is not None:
         left_out[why] += count
         return
-    good = np.isfinite(rows["latency"]) & (rows["latency"] > 0)
-    inside = kind.mask(rows)
-    for mask, reason in ((~good, "no latency"), (good & ~inside, kind.outside)):
+    timed = np.isfinite(rows["latency"]) & (rows["latency"] > 0)
+    # checked before anything is multiplied: a damaged size would overflow there
+    sized = np.all([~(np.abs(rows[name]) > MOST_NUMBER) for name in (*kind.numbers, "latency")], axis=0)
+    good = timed & sized
+    inside = np.zeros_like(good)
+    inside[good] = kind.mask({name: values[good] for name, values in rows.items()})
+    for mask, reason in (
+        (~timed, "no latency"),
+        (timed & ~sized, f"a number beyond {MOST_NUMBER:g}"),
+        (good & ~inside, kind.outside),
+    ):
         if mask.any():
             left_out[reason] += int(mask.sum())
     rows = {name: values[good & inside] for name, values in rows.items()}

@@ -1,18 +1,25 @@
-"""Read measured collectives: tables of kernel latencies, nccl-tests logs, shares by node count."""
+"""Read measured collectives: tables of kernel latencies, shares by node count."""
 
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ridgeline import files
+from ridgeline.calibrate.tables import read
 from ridgeline.facts import catalog
 from ridgeline.facts.link_calibration import ENGINES
 from ridgeline.timing.topology import FloatArray
 
+#: A table of shares has some kB, its first line some hundred bytes.
+MOST_SHARES_BYTES, LONGEST_HEADER = 4 * 2**20, 64 * 2**10
+#: Sizes [B] and shares beyond this are damaged.
+MOST = 1e15
 #: Names of chips in the tables -> names in the catalog.
 CHIPS = {
     "a100_sxm": "a100-80gb-sxm", "h100_sxm": "h100-sxm", "h200_sxm": "h200-sxm", "b200_sxm": "b200-sxm",
@@ -122,11 +129,9 @@ def read_table(path: Path) -> dict[str, list[Samples]]:
         ValueError: the table has none of the known columns.
         ImportError: pyarrow is missing (``pip install ridgeline[kernels]``).
     """
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise ImportError("reading parquet tables needs pyarrow: pip install 'ridgeline[kernels]'") from error
-    columns = {name: np.asarray(values) for name, values in parquet.read_table(path).to_pydict().items()}
+    if path.suffix == ".csv":
+        raise ValueError(f"{files.shown_path(path)}: expected a parquet table of collectives")
+    columns = {name: np.asarray(values.tolist()) for name, values in read(path).items()}
     reader = next((read for column, read in _READERS.items() if column in columns), None)
     if reader is None:
         raise ValueError(f"{path}: no column of {', '.join(_READERS)}; is it a table of collectives?")
@@ -140,7 +145,7 @@ def read_table(path: Path) -> dict[str, list[Samples]]:
         found[known] = reader(rows, known, f"{path.name}, {{}}, {name}")
     if not found:
         raise ValueError(
-            f"{path}: column chip = '{columns['chip'][0]}' is not in the catalog, choose one of "
+            f"{path}: column chip = {files.shown(columns['chip'][0])} is not in the catalog, choose one of "
             f"{', '.join([*CHIPS, *catalog.names('chips')])}"
         )
     return found
@@ -153,7 +158,7 @@ def _check(path: Path, columns: dict[str, Any]) -> None:
         if values is None:
             continue
         if values.dtype.kind not in "fiu":
-            raise ValueError(f"{path}: column {name} = {values[0]!r} must hold numbers")
+            raise ValueError(f"{path}: column {name} = {files.shown(values[0])} must hold numbers")
         bad = ~(np.isfinite(values.astype(np.float64)) & (values > 0))
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
@@ -163,7 +168,9 @@ def _check(path: Path, columns: dict[str, Any]) -> None:
             sorted(set(columns[name]) - set(choices)) if name in columns and "nccl_dtype" in columns else []
         )
         if unknown:
-            raise ValueError(f"{path}: column {name} = '{unknown[0]}', choose one of {', '.join(choices)}")
+            raise ValueError(
+                f"{path}: column {name} = {files.shown(unknown[0])}, choose one of {', '.join(choices)}"
+            )
 
 
 def _collectives(rows: dict[str, Any], _: str, source: str) -> list[Samples]:
@@ -240,40 +247,6 @@ def _samples(key: str, rows: dict[str, Any], size: FloatArray, chosen: Any, sour
     return Samples(key, ranks, size[chosen], rows["latency"][chosen].astype(np.float64) * 1e-3, source)
 
 
-#: Collective of a log, as the name of its file tells.
-_LOGS = {
-    "allgather": "all_gather", "allreduce": "all_reduce", "alltoall": "all_to_all",
-    "reducescatter": "reduce_scatter",
-}  # fmt: skip
-
-
-def read_log(path: Path) -> Samples:
-    """Samples from the text that nccl-tests print (out-of-place columns; sizes of zero are left out).
-
-    Raises:
-        ValueError: no result rows, or not a collective that is modelled.
-    """
-    name = path.stem.lower().replace("_", "").replace("-", "")
-    key = next((key for word, key in _LOGS.items() if word in name), None)
-    if key is None:
-        raise ValueError(f"{path}: the file name tells no collective, expected one of {', '.join(_LOGS)}")
-    text = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    devices = [line for line in text if line.startswith("#") and " Rank " in line]
-    rows = [line.split() for line in text if line.strip()[:1].isdigit()]
-    try:
-        # The redop column may be absent or empty: count from the end, where two sets of four columns stand.
-        pairs = [(float(row[0]), float(row[-8])) for row in rows if len(row) >= 11 and float(row[0]) > 0]
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: a row of results holds no number where nccl-tests print one ({error})"
-        ) from None
-    if not pairs or not devices:
-        raise ValueError(f"{path}: no devices or rows of results as nccl-tests print them")
-    size, micros = np.array(pairs).T
-    device = devices[0].rsplit("]", 1)[-1].strip()
-    return Samples(key, np.full(size.shape, float(len(devices))), size, micros * 1e-6, device)
-
-
 #: Columns of the shares tables -> (nodes, ranks per node); "Multi" groups have one rank in each node.
 _NODES = {f"{nodes}Node-{8 * nodes}GPU": (nodes, 8) for nodes in (2, 4, 8, 16, 32, 64, 128)} | {
     "1 Node": (1, 8), "Multi 16": (16, 1), "Multi 32": (32, 1), "Muiti 64": (64, 1), "Multi 64": (64, 1),
@@ -282,8 +255,8 @@ _NODES = {f"{nodes}Node-{8 * nodes}GPU": (nodes, 8) for nodes in (2, 4, 8, 16, 3
 
 def is_shares(path: Path) -> bool:
     """Whether the first line of a CSV file is that of shares by size and node count."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        header = file.readline().split(",")
+    with files.open_file(path) as file:
+        header = file.readline(LONGEST_HEADER).decode("utf-8", errors="replace").split(",")
     return header[0].strip().lower() == "size" and any(_column(name) in _NODES for name in header)
 
 
@@ -299,8 +272,11 @@ def read_shares(path: Path) -> Shares:
     Raises:
         ValueError: no column of a node count, or a cell is no positive number.
     """
-    with path.open(newline="") as file:
-        lines = list(csv.reader(file))
+    reader = csv.reader(io.StringIO(files.read_text(path, MOST_SHARES_BYTES), newline=""))
+    try:
+        lines = list(reader)
+    except csv.Error as error:
+        raise ValueError(f"{files.shown_path(path)}, line {reader.line_num}: not CSV: {error}") from None
     header = [_column(name) for name in lines[0]] if lines else []
     rows = [
         (_number(path, index, "Size", line[0]), *_NODES[name], _number(path, index, name, cell))
@@ -321,6 +297,9 @@ def _number(path: Path, line: int, column: str, cell: str) -> float:
         value = float(cell)
     except ValueError:
         value = 0.0
-    if not (np.isfinite(value) and value > 0.0):
-        raise ValueError(f"{path}: line {line}, column {column} = '{cell}' must be a number above 0")
+    if not 0.0 < value <= MOST:
+        raise ValueError(
+            f"{files.shown_path(path)}: line {line}, column {files.one_line(column, 60)} = {files.shown(cell)} "
+            f"must be a number above 0, and at most {MOST:g}"
+        )
     return value

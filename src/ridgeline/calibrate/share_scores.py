@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.calibrate.kernel_scores import Group, KernelScores, TableError
-from ridgeline.calibrate.link_tables import Samples, Shares, read_log, read_shares
+from ridgeline import files
+from ridgeline.calibrate.kernel_scores import Group, KernelScores
+from ridgeline.calibrate.link_tables import Samples, Shares, read_shares
+from ridgeline.calibrate.nccl_logs import read_log
+from ridgeline.calibrate.tables import TableError
 from ridgeline.facts import catalog
 from ridgeline.facts.observation import Label
 from ridgeline.timing.collectives import Kind, collective_seconds
@@ -73,8 +76,8 @@ def score_log(path: Path, limit: int | None = None) -> KernelScores:
     Raises:
         ValueError: no log of nccl-tests, a device that the catalog does not have, or ``limit`` is below 1.
     """
-    samples = read_log(path)
-    samples = samples.take(_chosen(samples.seconds.size, limit))
+    log = read_log(path)
+    samples = log.samples.take(_chosen(log.samples.seconds.size, limit))
     chip = _chip(path, samples.source)
     error = log_seconds(samples, chip) / samples.seconds - 1.0
     groups = [
@@ -82,7 +85,8 @@ def score_log(path: Path, limit: int | None = None) -> KernelScores:
         for low, high, name in _BANDS
         if (rows := (samples.size_bytes >= low) & (samples.size_bytes < high)).any()
     ]
-    return KernelScores(path.name, "nccl-tests", samples.seconds.size, tuple(groups), {})
+    left_out = {log.words: log.skipped} if log.skipped else {}
+    return KernelScores(path.name, "nccl-tests", samples.seconds.size + log.skipped, tuple(groups), left_out)
 
 
 def log_seconds(samples: Samples, chip: str) -> FloatArray:
@@ -98,7 +102,8 @@ def _chip(path: Path, device: str) -> str:
     names = [name for name in catalog.names("chips") if name.split("-")[0] in words]
     if not names:
         raise TableError(
-            f"{path}: device '{device}' is not in the catalog, choose one of {', '.join(catalog.names('chips'))}"
+            f"{files.shown_path(path)}: device {files.shown(device)} is not in the catalog; "
+            "list its chips with `ridgeline catalog list chips`"
         )
     return max(
         names, key=lambda name: (2 * len(words & set(name.split("-"))) - name.count("-"), "sxm" in name)

@@ -6,6 +6,7 @@ here is in seconds. Parquet, and CSV with the same columns, is read with pyarrow
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -14,6 +15,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ridgeline import files
+
+#: Rows of a table that is read whole: some ten columns of eight bytes take 4 GB.
+MOST_READ = 50_000_000
 
 Table = Mapping[str, NDArray[Any]]
 
@@ -42,6 +48,10 @@ MOST_ROWS = 2500
 LEAST_ROWS = 100
 
 
+class TableError(ValueError):
+    """A table cannot be read or holds something else; the message names the file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Rows of one chip, library and number formats, with ``seconds`` added."""
@@ -63,24 +73,51 @@ def opened(path: Path) -> Any:
 
     Raises:
         ImportError: pyarrow is absent; the message says what to install.
-        ValueError, OSError: it is neither, as pyarrow says.
+        TableError: missing, no file, or neither, as pyarrow says.
     """
     try:
         import pyarrow.csv
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise ImportError("reading kernel tables needs pyarrow: pip install 'ridgeline[kernels]'") from error
-    if path.suffix != ".csv":
-        return parquet.ParquetFile(path)
-    held = BytesIO()
-    parquet.write_table(pyarrow.csv.read_csv(path), held)
-    return parquet.ParquetFile(held)
+    with readable(path):
+        files.open_file(path).close()  # pyarrow itself waits for a pipe, and reads a device without end
+        if path.suffix != ".csv":
+            return parquet.ParquetFile(path)
+        held = BytesIO()
+        parquet.write_table(pyarrow.csv.read_csv(BytesIO(files.read_bytes(path))), held)
+        return parquet.ParquetFile(held)
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn whatever pyarrow raises over a damaged file into one TableError that names it.
+
+    Its own errors are of many kinds: some are ValueErrors, some are OSErrors or KeyErrors, some neither.
+    """
+    import pyarrow
+
+    try:
+        yield
+    except (TableError, files.FileError):
+        raise
+    except (pyarrow.ArrowException, OSError, OverflowError, MemoryError) as error:
+        said = files.one_line(str(error).strip().partition("\n")[0], 160) or type(error).__name__
+        raise TableError(f"{files.shown_path(path)}: not a parquet file ({said})") from None
+    except ValueError as error:  # our own, about what the table holds
+        raise TableError(f"{files.shown_path(path)}: {files.short(str(error), 300)}") from None
 
 
 def read(path: Path) -> dict[str, NDArray[Any]]:
     """Columns of one table; text as dictionary codes would do, so equal words are one object. Raises as `opened`."""
-    table = opened(path).read()
-    return {name: table[name].to_numpy() for name in table.column_names}
+    file = opened(path)
+    if file.metadata.num_rows > MOST_READ:
+        raise TableError(
+            f"{files.shown_path(path)}: {file.metadata.num_rows:,} rows; expected at most {MOST_READ:,}"
+        )
+    with readable(path):
+        table = file.read()
+        return {name: table[name].to_numpy() for name in table.column_names}
 
 
 def select(table: Table, mask: NDArray[Any]) -> dict[str, NDArray[Any]]:

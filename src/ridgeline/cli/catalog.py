@@ -66,7 +66,7 @@ def show(
     if len(kinds) > 1:
         others = ", ".join(f"--kind {other}" for other in kinds[1:])
         shared.say(f"{kinds[0]}: {path.name} (also: {others})", err=True)
-    _give(path.read_text(encoding="utf-8").rstrip(), out)
+    _give(files.read_text(path).rstrip(), out)
 
 
 @app.command()
@@ -83,7 +83,7 @@ def check(
         shared.echo_json({"file": str(file), "problems": problems})
     elif problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        shared.say("\n  ".join([f"{files.one_line(file.name)}: {count}", *problems]), err=True)
+        shared.say("\n  ".join([f"{files.shown_path(file.name)}: {count}", *problems]), err=True)
     else:
         shared.say(f"{files.one_line(file.name)}: good")
     if problems:
@@ -156,4 +156,5 @@ def _unknown(name: str, kind: str | None) -> str:
     known = [one for key in ([kind] if kind else catalog.kinds()) for one in catalog.names(key)]
     close = difflib.get_close_matches(name.lower(), sorted(set(known)), n=5, cutoff=0.5)
     hint = f"; close: {' '.join(close)}" if close else ""
-    return f"unknown entry '{name}'{hint}; list all with `ridgeline catalog list{f' {kind}' if kind else ''}`"
+    command = f"ridgeline catalog list {kind}" if kind else "ridgeline catalog list"
+    return f"unknown entry {files.shown(name)}{hint}; list all with `{command}`"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import typer
 
+from ridgeline import files
 from ridgeline.cli import (
     calibrate,
     calibrate_links,
@@ -64,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal without Unicode gets a replacement, not a crash
             stream.reconfigure(errors="replace")
+    if not os.environ.get("RIDGELINE_DEBUG"):  # numbers beyond any machine are refused where they are read
+        warnings.simplefilter("ignore", RuntimeWarning)
     try:
         code = app(args=words, prog_name="ridgeline", standalone_mode=False, obj=words)
     except _ClickError as error:
@@ -85,8 +90,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except (ValueError, OSError) as error:
+    except (*_LIMITS, ValueError, OSError) as error:
         if os.environ.get("RIDGELINE_DEBUG"):
+            raise
+        return _fail(_words(error))
+    except Exception as error:
+        # Errors of a library that is not loaded here cannot be named: those of Arrow are no ValueErrors.
+        if os.environ.get("RIDGELINE_DEBUG") or not type(error).__module__.startswith("pyarrow"):
             raise
         return _fail(_words(error))
     if code == INTERRUPTED:  # how newer versions of Typer end after Ctrl-C, without a word
@@ -94,13 +104,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+#: What a reader that forgot a limit ends with: a net below the readers, which know the file and the line.
+_LIMITS = (MemoryError, RecursionError, OverflowError, csv.Error)
+
+
 def _words(error: Exception) -> str:
+    """An error on one line, or with its problems on lines of their own; no control characters of a user's text."""
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error).strip() or type(error).__name__
+        return f"{files.shown_path(error.filename)}: {error.strerror}"
+    said = "\n".join(files.one_line(line) for line in str(error).strip().split("\n"))
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {said or 'the question is too large for this machine'}"
+    if isinstance(error, RecursionError):
+        return "an input is nested too deeply"
+    return (
+        f"a number is too large: {said}" if isinstance(error, OverflowError) else said or type(error).__name__
+    )
 
 
 def _fail(message: str, code: int = USAGE) -> int:
     prefix = "" if code == INTERRUPTED else "error: "
-    say(f"{prefix}{message}", err=True)
+    say(f"{prefix}{files.short(message, end=' ... (RIDGELINE_DEBUG=1 shows all)')}", err=True)
     return code

@@ -16,7 +16,7 @@ import numpy as np
 from ridgeline.explore.serving_loads import capacity, plan_of, table_of, with_replicas
 from ridgeline.explore.serving_plan import SPREAD, Load, ServingPlan, Target
 from ridgeline.explore.serving_search import ServingSearch
-from ridgeline.facts.requests import Requests
+from ridgeline.facts.requests import MOST_REQUESTS, Requests, room
 from ridgeline.facts.traffic import Closed, Independent, Poisson, Slo, Traffic, UniformLength
 from ridgeline.metrics.serving import ServingMetrics, serving_metrics, tpot_s
 from ridgeline.sim.serving.outcome import DONE, Outcome
@@ -175,6 +175,11 @@ def closed_loop_of(load: Load, users: int, target: Target, seed: int) -> tuple[R
     users = max(users, 1)
     needed = 40.0 / (1.0 - target.percentile / 100.0) if target.percentile < 100.0 else MOST
     count = int(np.clip(max(needed, 8.0 * users), FEWEST, max(MOST, 4 * users)))
+    if count > MOST_REQUESTS:
+        raise ValueError(
+            f"concurrency: the simulation of {users:,} users with {count:,} requests {room(count)}; "
+            "fewer users or chips, or --no-simulate"
+        )
     traffic = Traffic(arrivals=Closed(users=users), lengths=_lengths(load), num_requests=count, seed=seed)
     requests = requests_of(traffic)
     measured = np.arange(count) >= min(2 * users, count // 2)

@@ -5,6 +5,7 @@ A prefill pool makes first tokens and sends the cache over the cluster's links; 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,10 +87,21 @@ def divide(
     most = (chips - prefill_chips) // decode_chips
     if most < 1:
         return 0, 0, 0.0
-    decode = np.arange(1, most + 1)
-    prefill = (chips - decode * decode_chips) // prefill_chips
-    rate = np.minimum(decode * requests_per_s, BUSY * prefill * prompts_per_s)
-    best = int(rate.argmax())
+
+    def rates(decode: int) -> tuple[float, float]:
+        """What so many decode engines answer, which rises, and what the chips left feed them with, which falls."""
+        prefill = (chips - decode * decode_chips) // prefill_chips
+        return decode * requests_per_s, BUSY * prefill * prompts_per_s
+
+    # The most of the smaller one is where they cross: found by halving, as there may be a million chips.
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        answered, fed = rates(middle)
+        low, high = (middle, high) if answered <= fed else (low, middle - 1)
+    around = [decode for decode in (low, low + 1) if 1 <= decode <= most]
+    decode = max(around, key=lambda one: min(rates(one)))  # of equals the first
+    rate, prefill = min(rates(decode)), (chips - decode * decode_chips) // prefill_chips
     # engines that the other pool cannot feed stay out
-    need = int(np.ceil(rate[best] / (BUSY * prompts_per_s) - 1e-9))
-    return max(1, min(need, int(prefill[best]))), int(decode[best]), float(rate[best])
+    need = math.ceil(rate / (BUSY * prompts_per_s) - 1e-9)
+    return max(1, min(need, prefill)), decode, rate

@@ -10,7 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ridgeline.facts.spec import Count, Prose, Spec
+from ridgeline.facts.spec import Count, Natural, Prose, Spec
+
+#: No published model comes near; a larger number is a mistake, and would only be slow to refuse later.
+MOST_LAYERS = 10_000
 
 
 class Attention(Spec):
@@ -41,9 +44,9 @@ class LatentAttention(Spec):
         description="query/key dimension with rotary position, shared by all heads for keys"
     )
     v_dim: Count = Field(description="value dimension of one head")
-    index_heads: int = Field(0, ge=0, description="heads of the sparse-attention indexer, 0 = full attention")
-    index_dim: int = Field(0, ge=0, description="dimension of one indexer head")
-    index_topk: int = Field(0, ge=0, description="tokens the indexer selects for each query, 0 = all")
+    index_heads: Natural = Field(0, description="heads of the sparse-attention indexer, 0 = full attention")
+    index_dim: Natural = Field(0, description="dimension of one indexer head")
+    index_topk: Natural = Field(0, description="tokens the indexer selects for each query, 0 = all")
 
 
 class StateSpace(Spec):
@@ -66,7 +69,7 @@ class LinearAttention(Spec):
     v_heads: Count
     k_dim: Count
     v_dim: Count
-    conv: int = Field(4, ge=0, description="kernel of the short convolution, 0 = none")
+    conv: Natural = Field(4, description="kernel of the short convolution, 0 = none")
     output_gate: bool = True
     decay_gates: bool = Field(True, description="per-head decay and update gates (two rows per value head)")
 
@@ -92,10 +95,10 @@ class Moe(Spec):
     ffn: Count = Field(description="inner dimension of one routed expert")
     gated: bool = True
     bias: bool = False
-    shared_ffn: int = Field(0, ge=0, description="inner dimension of all shared experts together, 0 = none")
+    shared_ffn: Natural = Field(0, description="inner dimension of all shared experts together, 0 = none")
     shared_gate: bool = Field(False, description="sigmoid gate on the shared expert (Qwen2-MoE, Qwen3-Next)")
     router_bias: bool = Field(False, description="a learned or load-balancing bias per expert")
-    node_limit: int | None = Field(
+    node_limit: Count | None = Field(
         None, description="a token may go to at most this many nodes (DeepSeek-V3: 4)"
     )
 
@@ -106,7 +109,7 @@ Mlp = Annotated[Dense | Moe, Field(discriminator="kind")]
 class Layer(Spec):
     """``count`` equal layers; ``mixer`` or ``mlp`` may be absent (Nemotron-H)."""
 
-    count: Count
+    count: Count = Field(le=MOST_LAYERS)
     mixer: Mixer | None = None
     mlp: Mlp | None = None
     parallel: bool = Field(False, description="attention and mlp read the same norm (Falcon, GPT-J)")
@@ -148,11 +151,11 @@ class Architecture(Spec):
     tied: bool = Field(False, description="the output layer shares the embedding matrix")
     norm: Literal["rms", "layer"] = "rms"
     norms_per_layer: Count = Field(2, description="4 for Gemma 2/3 (before and after both parts)")
-    positions: int = Field(0, ge=0, description="learned position embeddings (GPT-2/3, OPT, MPT), 0 = none")
+    positions: Natural = Field(0, description="learned position embeddings (GPT-2/3, OPT, MPT), 0 = none")
     embedding_norm: bool = Field(False, description="a norm right after the embedding (BLOOM)")
     head_bias: bool = False
-    mtp: int = Field(0, ge=0, description="multi-token-prediction layers shipped with the model")
-    context: int | None = Field(None, gt=0, description="longest context the model was trained for, tokens")
+    mtp: Natural = Field(0, description="multi-token-prediction layers shipped with the model")
+    context: Count | None = Field(None, description="longest context the model was trained for, tokens")
     source: Prose = ""
     published: Published | None = None
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ridgeline import files
 from ridgeline.facts import document, problems, transfer
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.calibration import Calibration
@@ -34,7 +35,11 @@ from ridgeline.facts.step_calibration import StepCalibration, neutral
 
 BUILT_IN = Path(__file__).parent / "data"
 SUFFIXES = (".yaml", ".yml", ".json")
+LONGEST_NAME = 200  # characters: file systems take 255 with the ending
 _SLUG = re.compile(r"^[a-z0-9]+([.-][a-z0-9]+)*$")
+
+
+Stamp = tuple[int, int, int, int]
 
 
 class CatalogError(ValueError):
@@ -227,7 +232,7 @@ def cluster_for(name: str, chips: int | None = None) -> Cluster:
     else:
         known = sorted({*names("clusters"), *names("chips")})
         raise CatalogError(
-            f"unknown cluster or chip '{name}'{_closest(name, known)}; list all with {_list('chips')}"
+            f"unknown cluster or chip {files.shown(name)}{_closest(name, known)}; list all with {_list('chips')}"
         )
     if chips is not None and chips < 1:
         raise CatalogError(f"chips = {chips}: at least 1 is needed")
@@ -258,7 +263,7 @@ def entry_path(kind: str, name: str) -> Path | None:
     """The file that defines ``name``, the user's before the built-in; None if there is none. Any case."""
     folder = _kind(kind)[1].folder
     lowered = name.lower()
-    if not _SLUG.match(lowered):
+    if not _SLUG.match(lowered) or len(lowered) > LONGEST_NAME:
         return None
     for root in folders():
         for suffix in SUFFIXES:
@@ -276,10 +281,23 @@ def schema(kind: str) -> dict[str, Any]:
 def folders() -> tuple[Path, ...]:
     """Catalog folders, the winning one first; the built-in catalog is last."""
     listed = [
-        Path(part).expanduser() for part in os.environ.get("RIDGELINE_CATALOG", "").split(os.pathsep) if part
+        _home("RIDGELINE_CATALOG", part)
+        for part in os.environ.get("RIDGELINE_CATALOG", "").split(os.pathsep)
+        if part
     ]
-    config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return (*listed, Path(config).expanduser() / "ridgeline" / "catalog", BUILT_IN)
+    config = os.environ.get("XDG_CONFIG_HOME")
+    try:
+        own = _home("XDG_CONFIG_HOME", config) if config else files.expanded("~/.config")
+    except files.FileError:  # a user without a home has no folder there
+        return (*listed, BUILT_IN)
+    return (*listed, own / "ridgeline" / "catalog", BUILT_IN)
+
+
+def _home(variable: str, folder: str) -> Path:
+    try:
+        return files.expanded(folder)
+    except files.FileError as error:
+        raise CatalogError(f"{variable}: {error}") from None
 
 
 def digest() -> str:
@@ -289,7 +307,7 @@ def digest() -> str:
         for name in names(kind):
             path = entry_path(kind, name)
             if path is not None:
-                total.update(f"{kind}/{name}\0".encode() + path.read_bytes())
+                total.update(f"{kind}/{name}\0".encode() + files.read_bytes(path, document.MAX_BYTES))
     return total.hexdigest()[:12]
 
 
@@ -319,7 +337,7 @@ def _lookup(kind: str, name: str, spec: type[SpecT]) -> SpecT:
     if path is None:
         known = names(kind)
         raise CatalogError(
-            f"unknown {KINDS[kind].noun} '{name}'{_closest(name, known)}; list all with {_list(kind)}"
+            f"unknown {KINDS[kind].noun} {files.shown(name)}{_closest(name, known)}; list all with {_list(kind)}"
         )
     chain = _parents(path, kind) if kind in _INHERITING else (path,)
     found = _parsed(kind, tuple((link, *_stamp(link)) for link in chain))
@@ -328,7 +346,7 @@ def _lookup(kind: str, name: str, spec: type[SpecT]) -> SpecT:
 
 
 @functools.lru_cache(maxsize=4096)
-def _parsed(kind: str, chain: tuple[tuple[Path, int, int], ...]) -> Spec:
+def _parsed(kind: str, chain: tuple[tuple[Path, *Stamp], ...]) -> Spec:
     """The spec in the first file of ``chain``; the rest are its parents. Stamps tell an edited file."""
     path = chain[0][0]
     spec, lines = _examine(path, kind, look_around=False)
@@ -337,9 +355,10 @@ def _parsed(kind: str, chain: tuple[tuple[Path, int, int], ...]) -> Spec:
     return spec
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> Stamp:
+    """What changes with a file's content: also the inode and the time of its change, which nobody sets back."""
     status = path.stat()
-    return status.st_mtime_ns, status.st_size
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size
 
 
 def _examine(path: Path, kind: str | None, *, look_around: bool) -> tuple[Spec | None, list[str]]:
@@ -389,9 +408,11 @@ def _name_problems(path: Path, data: Mapping[str, Any], entry: Kind) -> list[str
     if not isinstance(name, str):
         return []
     if not _SLUG.match(name):
-        return [f"{entry.key}: '{name}' may hold only lower-case letters, digits, '-' and '.'"]
+        return [f"{entry.key}: {files.shown(name)} may hold only lower-case letters, digits, '-' and '.'"]
     if name != path.stem:
-        return [f"{entry.key}: '{name}' differs from the file name '{path.name}'; make them the same"]
+        return [
+            f"{entry.key}: {files.shown(name)} differs from the file name '{path.name}'; make them the same"
+        ]
     return []
 
 
@@ -400,13 +421,16 @@ def _reference_problems(kind: str, data: Mapping[str, Any]) -> list[str]:
     for field, other in _REFERENCES.get(kind, ()):
         name = data.get(field)
         if isinstance(name, str) and entry_path(other, name) is None:
-            lines.append(f"{field}: unknown {KINDS[other].noun} '{name}'{_closest(name, names(other))}")
+            lines.append(
+                f"{field}: unknown {KINDS[other].noun} {files.shown(name)}{_closest(name, names(other))}"
+            )
     return lines
 
 
 def _file_error(path: Path, lines: list[str]) -> CatalogError:
     count = f"{len(lines)} problem{'s' if len(lines) != 1 else ''}"
-    return CatalogError("\n  ".join([f"{path.name}: {count}", *lines]))
+    rest = f": `ridgeline catalog check {files.shown_path(path)}` lists all"
+    return CatalogError(files.listed(f"{files.shown_path(path.name)}: {count}", lines, rest))
 
 
 # Inheritance of stacks and engines
@@ -427,7 +451,7 @@ def _parents(path: Path, kind: str) -> tuple[Path, ...]:
 
 
 @functools.lru_cache(maxsize=512)
-def _raw(path: Path, mtime_ns: int, size: int) -> dict[str, Any]:
+def _raw(path: Path, *stamp: int) -> dict[str, Any]:
     return document.read(path)
 
 
@@ -442,7 +466,7 @@ def _inherited(data: Mapping[str, Any], path: Path, kind: str) -> dict[str, Any]
         found = entry_path(kind, parent)
         if found is None:
             raise CatalogError(
-                f"parent: unknown {KINDS[kind].noun} '{parent}'{_closest(parent, names(kind))}"
+                f"parent: unknown {KINDS[kind].noun} {files.shown(parent)}{_closest(parent, names(kind))}"
             )
         try:
             inherited = _raw(found, *_stamp(found))
@@ -468,7 +492,7 @@ def stating(kind: str, name: str, field: str) -> str:
     """Name of the entry whose file states ``field``: ``name`` itself, or the first of its parents that does."""
     path = entry_path(kind, name)
     if path is None:
-        raise CatalogError(f"unknown {KINDS[kind].noun} '{name}'; list all with {_list(kind)}")
+        raise CatalogError(f"unknown {KINDS[kind].noun} {files.shown(name)}; list all with {_list(kind)}")
     return next((link.stem for link in _parents(path, kind) if field in document.read(link)), name)
 
 
@@ -499,7 +523,7 @@ def _kind(kind: str) -> tuple[str, Kind]:
     for key, entry in KINDS.items():
         if kind in (key, entry.noun):
             return key, entry
-    raise CatalogError(f"unknown kind '{kind}'; known: {' '.join(KINDS)}")
+    raise CatalogError(f"unknown kind {files.shown(kind)}; known: {' '.join(KINDS)}")
 
 
 def _closest(name: str, known: list[str]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ridgeline import files
+
+#: A catalog file is a short text: the largest of ours has 0.1 MB.
 MAX_BYTES = 4 * 2**20
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -26,7 +28,7 @@ class _Loader(_Base):  # type: ignore[misc]  # the C loader where libyaml is the
             if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":
                 if key_node.value in seen:
                     line = key_node.start_mark.line + 1
-                    raise DocumentError(f"line {line}: '{key_node.value}' is given twice")
+                    raise DocumentError(f"line {line}: {files.shown(key_node.value)} is given twice")
                 seen.add(key_node.value)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return mapping
@@ -39,27 +41,18 @@ def read(path: Path) -> dict[str, Any]:
         DocumentError: missing, a folder, too large, not text, bad syntax (with its line), empty, no mapping.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DocumentError(f"larger than {MAX_BYTES // 2**20} MB; a catalog file is a short text")
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise DocumentError("no such file") from None
-    except OSError as error:
-        raise DocumentError(f"cannot be read: {error.strerror}") from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise DocumentError(f"line {line}: byte 0x{raw[error.start]:02x} is not UTF-8 text") from None
+        text = files.read_text(path, MAX_BYTES)
+    except files.FileError as error:
+        raise DocumentError(error.reason) from None
     value = _json(text) if path.suffix == ".json" else _yaml(text)
     if value is None:
         raise DocumentError("empty; expected 'field: value' lines")
     if not isinstance(value, dict):
-        noun = "a list" if isinstance(value, list) else f"the value {str(value)[:40]!r}"
+        noun = "a list" if isinstance(value, list) else f"the value {files.shown(value, 40)}"
         raise DocumentError(f"holds {noun}, expected 'field: value' lines")
     for key in value:
         if not isinstance(key, str):
-            raise DocumentError(f"field name {key!r} is not text; put it in quotes")
+            raise DocumentError(f"field name {files.shown(key)} is not text; put it in quotes")
     return value
 
 
@@ -70,24 +63,27 @@ def _yaml(text: str) -> Any:
         mark = error.problem_mark or error.context_mark
         # A file cut short is reported one line past its end.
         line = f"line {min(mark.line + 1, len(text.splitlines()))}: " if mark else ""
-        raise DocumentError(f"{line}not valid YAML: {error.problem or error.context}") from None
+        raise DocumentError(f"{line}not valid YAML: {_reason(error.problem or error.context)}") from None
     except yaml.reader.ReaderError as error:
         line_number = text[: int(error.position)].count("\n") + 1
-        raise DocumentError(f"line {line_number}: not valid YAML: {error.reason}") from None
+        raise DocumentError(f"line {line_number}: not valid YAML: {_reason(error.reason)}") from None
     except yaml.YAMLError as error:
-        raise DocumentError(f"not valid YAML: {str(error).splitlines()[0]}") from None
+        raise DocumentError(f"not valid YAML: {_reason(error)}") from None
     except RecursionError:
         raise DocumentError("nested too deeply") from None
     except DocumentError:
         raise
     except ValueError as error:  # an impossible date or number inside an otherwise valid document
-        raise DocumentError(f"not valid YAML: {error}") from None
+        raise DocumentError(f"not valid YAML: {_reason(error)}") from None
+
+
+def _reason(said: object) -> str:
+    """What the parser says, which repeats tags and names of any length."""
+    return files.one_line(str(said).partition("\n")[0], 200)
 
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text) if text.strip() else None
-    except json.JSONDecodeError as error:
-        raise DocumentError(f"line {error.lineno}: not valid JSON: {error.msg}") from None
-    except RecursionError:
-        raise DocumentError("nested too deeply") from None
+        return files.parse_json(text) if text.strip() else None
+    except ValueError as error:
+        raise DocumentError(str(error)) from None

@@ -14,6 +14,9 @@ Framework = Literal["vllm", "sglang", "trtllm"]
 #: that go before decodes (SGLang); whole prompts beside decodes (TensorRT-LLM in-flight batching).
 Schedule = Literal["chunked", "prefill_first", "whole"]
 
+#: Requests that one attention rank decodes at a time (memory of the simulation goes with them), and tokens of a step.
+MOST_SEQS, MOST_CHUNK = 2**20, 2**24
+
 
 class Engine(Spec):
     """One generation of a serving engine; a user's own engine inherits by naming a ``parent``."""
@@ -25,8 +28,12 @@ class Engine(Spec):
     versions: str = Field(description="release numbers it stands for, as ``low..high``")
     parent: str | None = None
     schedule: Schedule = Field("chunked", description="how prefills and decodes share steps")
-    max_batched_tokens: Count = Field(8192, description="tokens of one step and attention rank")
-    max_seqs: Count = Field(256, description="requests of one attention rank that decode at a time")
+    max_batched_tokens: Count = Field(
+        8192, le=MOST_CHUNK, description="tokens of one step and attention rank"
+    )
+    max_seqs: Count = Field(
+        256, le=MOST_SEQS, description="requests of one attention rank that decode at a time"
+    )
     block_size: Count = Field(16, description="tokens of one block of KV cache")
     prefix_cache: bool = Field(True, description="blocks of earlier requests are found again by hash")
     memory_fraction: Fraction = Field(0.9, description="share of the chip's memory that the engine may fill")

@@ -11,8 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from ridgeline import files
+
 NUMBER = re.compile(r"^\s*[-+]?\.?\d")
-_SHOWN = 60  # characters of a wrong value that are repeated in the message
 
 
 def validation_problems(error: ValidationError, spec: type[BaseModel], data: Mapping[str, Any]) -> list[str]:
@@ -20,7 +21,7 @@ def validation_problems(error: ValidationError, spec: type[BaseModel], data: Map
     lines: dict[str, None] = {}
     for item in error.errors(include_url=False):
         path = ".".join(_written_path(item["loc"], data)) or "file"
-        lines[f"{path}: {_message(item, spec)}"] = None
+        lines[files.short(files.one_line(f"{path}: {_message(item, spec)}"))] = None
     return list(lines)
 
 
@@ -34,7 +35,9 @@ def source_problems(spec: type[BaseModel], data: Mapping[str, Any]) -> list[str]
     if not isinstance(source, Mapping):
         return []
     lines = [
-        f"source.{key}: {unknown(str(key), [*spec.model_fields, 'default'])}"
+        files.short(
+            f"source.{files.one_line(str(key), 60)}: {unknown(str(key), [*spec.model_fields, 'default'])}"
+        )
         for key in source
         if key != "default" and key not in spec.model_fields
     ]
@@ -76,10 +79,7 @@ def _message(item: Any, spec: type[BaseModel]) -> str:
         return unknown(name, list(fields))
     if kind == "value_error":
         return message.removeprefix("Value error, ")
-    shown = repr(value)
-    shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
-    if value is None:
-        shown = "empty value"
+    shown = "empty value" if value is None else files.shown(value)
     if kind == "finite_number":
         return f"{shown} is not a finite number"
     text = f"{shown} {message[message.index('should') :]}" if "should" in message else f"{shown}: {message}"

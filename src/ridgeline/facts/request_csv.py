@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.facts.request_kinds import FIRST_YEAR, LAST_YEAR, MOST_TOKENS, Column, Kind, kind_of
-from ridgeline.facts.request_lines import RequestFileError, decoded, shown
+from ridgeline import files
+from ridgeline.facts.request_kinds import FIRST_YEAR, LAST_YEAR, Column, Kind, kind_of
+from ridgeline.facts.request_lines import RequestFileError, decoded
+from ridgeline.facts.requests import MOST_TOKENS
 
 Bytes = NDArray[np.uint8]
 IntArray = NDArray[np.int64]
@@ -85,7 +87,7 @@ class CsvReader:
         try:
             return column.read(text)
         except ValueError as error:
-            raise RequestFileError(f"{where}: {shown(text)}: {error}") from None
+            raise RequestFileError(f"{where}: {files.shown(text)}: {error}") from None
 
     def _all_at_once(self, block: bytes) -> Columns | None:
         """The same as row by row, for blocks that hold nothing but plain values; else None."""

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline import files
 from ridgeline.facts import request_edits as edits
 from ridgeline.facts.request_csv import Columns, CsvReader, header_of, joined
 from ridgeline.facts.request_json import JsonReader
 from ridgeline.facts.request_kinds import NO_SESSION, Kind
 from ridgeline.facts.request_lines import RequestFileError, blocks
-from ridgeline.facts.requests import Requests
+from ridgeline.facts.requests import MOST_REQUESTS, Requests, room
 
 __all__ = ["RequestFile", "RequestFileError", "read_requests"]
 
@@ -59,6 +60,8 @@ def read_requests(
     path = Path(path)
     if limit is not None and limit < 1:
         raise ValueError(f"limit {limit}: expected 1 or more")
+    if repeat_to is not None and repeat_to > MOST_REQUESTS:
+        raise ValueError(f"repeat_to {repeat_to:,}: {room(repeat_to)}")
     table = _read(path, limit)
     requests, notes = _requests(table, path)
     try:
@@ -136,6 +139,10 @@ def _read(path: Path, limit: int | None) -> _Table:
         while block.strip() and (limit is None or table.rows < limit):
             head, block = _head(block, None if limit is None else limit - table.rows)
             table.add(reader.read(line, head))
+            if table.rows > MOST_REQUESTS:
+                raise RequestFileError(
+                    f"{files.shown_path(path)}: more than {MOST_REQUESTS:,} requests; expected a smaller file"
+                )
             line += head.count(b"\n") if block else 0
         if limit is not None and table.rows >= limit:
             break
@@ -197,7 +204,7 @@ def _requests(table: _Table, path: Path) -> tuple[Requests, list[str]]:
         **hashes,
     )
     if table.unread:
-        notes.append(f"columns not read: {', '.join(table.unread)}")
+        notes.append(f"columns not read: {files.one_line(', '.join(table.unread), 200)}")
     return _sorted(requests, notes), notes
 
 

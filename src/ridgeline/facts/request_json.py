@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ridgeline import files
 from ridgeline.facts.request_csv import Columns
-from ridgeline.facts.request_kinds import FURTHEST, MOST_NUMBER, MOST_TOKENS, Column, Kind, kind_of
-from ridgeline.facts.request_lines import RequestFileError, decoded, shown
+from ridgeline.facts.request_kinds import FURTHEST, MOST_NUMBER, Column, Kind, kind_of
+from ridgeline.facts.request_lines import RequestFileError, decoded
+from ridgeline.facts.requests import MOST_TOKENS
 
 _WHOLE: set[type] = {int}
 _ANY: set[type] = {int, float}
@@ -83,8 +85,8 @@ class JsonReader:
             raise RequestFileError(f"{where}: missing; this value is needed")
         try:
             return column.read(value)
-        except ValueError as error:
-            raise RequestFileError(f"{where}: {shown(value)}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise RequestFileError(f"{where}: {files.shown(value)}: {error}") from None
 
     def _all_at_once(self, block: bytes) -> Columns | None:
         """The same as row by row, where every line has the fields of the first and right values; else None."""

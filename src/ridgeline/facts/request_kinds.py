@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-MOST_TOKENS = 2**31 - 1
+from ridgeline.facts.requests import MOST_TOKENS
+
 MOST_NUMBER = 2**62
 #: Times beyond this lose their seconds.
 FURTHEST = 1e18

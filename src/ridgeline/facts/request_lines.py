@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from ridgeline import files
+
 #: A longer line is not a request; reading stops before it fills the memory.
 LONGEST_LINE = 8 << 20
 _PIECE = 2 << 20
-_SHOWN = 60
 
 
 class RequestFileError(ValueError):
@@ -44,8 +45,9 @@ def blocks(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, bytes
 def _pieces(path: Path) -> Iterator[bytes]:
     """Pieces of the file's text, unpacked where it is gzip; the mark of UTF-8 is left out."""
     try:
-        with path.open("rb") as file:
-            packed = file.peek(2)[:2] == b"\x1f\x8b"
+        with files.open_file(path) as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
             text: IO[bytes] = gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[assignment]
             first = True
             while piece := text.read(_PIECE):
@@ -55,8 +57,10 @@ def _pieces(path: Path) -> Iterator[bytes]:
                 yield piece
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise RequestFileError(f"{path}: damaged or cut off gzip file: {error}; fetch it again") from error
+    except files.FileError as error:
+        raise RequestFileError(str(error)) from None
     except OSError as error:
-        raise RequestFileError(f"{path}: cannot be read: {error.strerror}; expected one file") from error
+        raise RequestFileError(f"{files.shown_path(path)}: cannot be read: {error.strerror}") from error
 
 
 def _check_text(path: Path, piece: bytes) -> None:
@@ -74,9 +78,3 @@ def decoded(path: Path, line: int, text: bytes) -> str:
         return text.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise RequestFileError(f"{path}, line {line}: not UTF-8 text: {error.reason}") from error
-
-
-def shown(value: object) -> str:
-    """A value as an error quotes it, cut where it is long."""
-    text = str(value)
-    return f"'{text}'" if len(text) <= _SHOWN else f"'{text[:_SHOWN]}...'"

@@ -7,8 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+#: Tokens of one prompt or answer.
+MOST_TOKENS = 2**31 - 1
+#: Requests of one workload. Each takes some 250 bytes of arrays, so these take 12 GB.
+MOST_REQUESTS = 50_000_000
+REQUEST_BYTES = 250
+#: Times beyond this lose their seconds [s].
+FURTHEST_S = 1e15
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+
+
+def room(count: int) -> str:
+    """What so many requests take, and how many may be, in words."""
+    return f"needs {count * REQUEST_BYTES / 1e9:,.0f} GB of memory; at most {MOST_REQUESTS:,} are taken"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +66,18 @@ class Requests:
     cancel_s: FloatArray | None = None
     measured: NDArray[np.bool_] | None = None
     warmup: int = 0
+
+    def check(self) -> None:
+        """Raise ValueError where an arrival is no time or a length no count: sums of wild numbers of a workload."""
+        latest = float(self.arrival_s.max()) if len(self) else 0.0
+        if not 0.0 <= latest <= FURTHEST_S:
+            raise ValueError(f"requests arrive until {latest:g} s; expected at most {FURTHEST_S:g} s")
+        for name in ("input_tokens", "output_tokens"):
+            values = getattr(self, name)
+            if len(self) and not 1 <= int(values.min()) <= int(values.max()) <= MOST_TOKENS:
+                raise ValueError(
+                    f"{name} of {int(values.max()):,}; expected 1 to {MOST_TOKENS:,} of each request"
+                )
 
     def __len__(self) -> int:
         return int(self.arrival_s.size)

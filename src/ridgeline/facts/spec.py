@@ -25,6 +25,10 @@ _BREAKS = frozenset("\n\t")
 Prose = Annotated[str, _LINES]
 #: Prose by the name of what it is about.
 Proses = Annotated[dict[str, str], _LINES]
+#: Largest count of anything: chips, sequences, tokens of one, entries of a vocabulary. Products of two keep to int64.
+MOST_COUNT = 10**9
+#: Quantities beyond these are no machine's, and their quotients leave the range of a float.
+LEAST, MOST = 1e-24, 1e27
 
 
 class Spec(BaseModel):
@@ -80,7 +84,9 @@ def _quantity(dimension: str, example: str) -> tuple[Any, ...]:
         """The number in the base unit; ValueError where the unit is wrong or missing, or the number negative."""
         number = units.parse(value, dimension)
         if number < 0:
-            raise ValueError(f"{value!r} is negative")
+            raise ValueError(f"{files.shown(value)} is negative")
+        if number and not LEAST <= number <= MOST:
+            raise ValueError(f"{files.shown(value)} is beyond any machine: expected {LEAST:g} to {MOST:g}")
         return number
 
     schema = {
@@ -101,6 +107,7 @@ SquareMetres = Annotated[float, *_quantity("m2", "814 mm2")]
 Usd = Annotated[float, *_quantity("$", "25000 $")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=MOST_COUNT)]
+Natural = Annotated[int, Field(ge=0, le=MOST_COUNT)]
 
 SpecT = TypeVar("SpecT", bound=Spec)

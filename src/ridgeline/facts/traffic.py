@@ -7,18 +7,36 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from ridgeline.facts.spec import Count, Fraction, Positive, Spec
+from ridgeline.facts.requests import MOST_REQUESTS, MOST_TOKENS, room
+from ridgeline.facts.spec import Count, Fraction, Spec
 
-Amount = Annotated[float, Field(ge=0.0)]
+#: A quarter of a century [s], and a billion requests a second: beyond these nothing is served.
+LONGEST_S, FASTEST = 1e9, 1e9
+
+
+def _affordable(count: int) -> int:
+    """The memory is estimated before it is taken."""
+    if count > MOST_REQUESTS:
+        raise ValueError(
+            f"{count:,} {room(count)}" if count < 1e15 else f"at most {MOST_REQUESTS:,} are taken"
+        )
+    return count
+
+
+Amount = Annotated[float, Field(ge=0.0, le=LONGEST_S)]
+Positive = Annotated[float, Field(ge=1e-9, le=LONGEST_S)]
+Rate = Annotated[float, Field(ge=1e-18, le=FASTEST)]
+Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
+Number = Annotated[int, Field(ge=1), AfterValidator(_affordable)]
 
 
 class Poisson(Spec):
     """Independent arrivals at one rate."""
 
     kind: Literal["poisson"] = "poisson"
-    rate_per_s: Positive
+    rate_per_s: Rate
 
     def __str__(self) -> str:
         return f"Poisson {self.rate_per_s:g}/s"
@@ -28,8 +46,8 @@ class Gamma(Spec):
     """Gamma-distributed gaps: ``cv`` below 1 is smoother, above 1 burstier than Poisson."""
 
     kind: Literal["gamma"] = "gamma"
-    rate_per_s: Positive
-    cv: Positive = Field(description="standard deviation of the gaps over their mean")
+    rate_per_s: Rate
+    cv: Positive = Field(ge=1e-3, le=1e3, description="standard deviation of the gaps over their mean")
 
     def __str__(self) -> str:
         return f"gamma {self.rate_per_s:g}/s, cv {self.cv:g}"
@@ -39,7 +57,7 @@ class Steady(Spec):
     """One request every ``1 / rate`` seconds, the first at 0."""
 
     kind: Literal["steady"] = "steady"
-    rate_per_s: Positive
+    rate_per_s: Rate
 
     def __str__(self) -> str:
         return f"steady {self.rate_per_s:g}/s"
@@ -49,7 +67,7 @@ class Bursts(Spec):
     """Poisson at two rates in turn, the high one first."""
 
     kind: Literal["bursts"] = "bursts"
-    on_per_s: Positive
+    on_per_s: Rate
     on_s: Positive
     off_per_s: Amount = 0.0
     off_s: Amount
@@ -63,7 +81,7 @@ class Ramp(Spec):
 
     kind: Literal["ramp"] = "ramp"
     from_per_s: Amount
-    to_per_s: Positive
+    to_per_s: Rate
     over_s: Positive
 
     def __str__(self) -> str:
@@ -74,7 +92,7 @@ class Diurnal(Spec):
     """Poisson at ``rate (1 + swing sin(2 pi t / period))``: begins at the mean and rises."""
 
     kind: Literal["diurnal"] = "diurnal"
-    rate_per_s: Positive
+    rate_per_s: Rate
     swing: Fraction = Field(0.5, description="share of the mean that the peak is above it")
     period_s: Positive = 86400.0
 
@@ -95,7 +113,7 @@ class Closed(Spec):
     """Users who each send the next request when they have an answer; all start at time 0."""
 
     kind: Literal["closed"] = "closed"
-    users: Count
+    users: Number
     think_s: Amount = 0.0
 
     def __str__(self) -> str:
@@ -112,7 +130,7 @@ class FixedLength(Spec):
     """Always the same."""
 
     kind: Literal["fixed"] = "fixed"
-    tokens: Count
+    tokens: Tokens
 
     def __str__(self) -> str:
         return f"{self.tokens:,}"
@@ -122,9 +140,9 @@ class UniformLength(Spec):
     """Every whole number from ``int(low nominal)`` to ``int(high nominal)`` is as likely."""
 
     kind: Literal["uniform"] = "uniform"
-    nominal: Count
-    low: Amount = 0.8
-    high: Positive = 1.0
+    nominal: Tokens
+    low: Amount = Field(0.8, le=1.0e3)
+    high: Positive = Field(1.0, le=1.0e3)
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -147,8 +165,8 @@ class LognormalLength(Spec):
     kind: Literal["lognormal"] = "lognormal"
     mean: Positive
     p99: Positive | None = None
-    sigma: Amount | None = None
-    most: Count | None = Field(None, description="longer ones are cut to this")
+    sigma: Amount | None = Field(None, le=10.0)
+    most: Tokens | None = Field(None, description="longer ones are cut to this")
 
     @model_validator(mode="after")
     def _one_width(self) -> LognormalLength:
@@ -188,6 +206,10 @@ class Drawn(Spec):
         return f"lengths of {self.path}"
 
 
+#: A session is made whole: this many turns of it are thrown away at most.
+MOST_TURNS = 1_000_000
+
+
 class Sessions(Spec):
     """Conversations: the prompt of a turn is all earlier text and answers, and new text.
 
@@ -196,7 +218,7 @@ class Sessions(Spec):
     ``users`` sessions sends its first turns, then its second ones, and so on.
     """
 
-    turns: Count = Field(description="turns of a session, or their mean")
+    turns: Count = Field(le=MOST_TURNS, description="turns of a session, or their mean")
     varied: bool = Field(False, description="turns vary geometrically")
     gap_s: Amount = Field(
         0.0, description="mean time from a turn (where turns wait: its answer) to the next, exponential"
@@ -233,17 +255,22 @@ class Traffic(Spec):
 
     arrivals: Arrivals
     lengths: Annotated[Independent | Drawn, Field(discriminator="kind")]
-    num_requests: Count
+    num_requests: Number
     client: str = Field("", description="the benchmark client whose habits these are")
     warmup: int = Field(
-        0, ge=0, description="copies of the first prompt that run and end before, not measured"
+        0,
+        ge=0,
+        le=MOST_REQUESTS,
+        description="copies of the first prompt that run and end before, not measured",
     )
     sessions: Sessions | None = None
-    system_tokens: int = Field(0, ge=0, description="tokens before the input that requests share")
+    system_tokens: int = Field(
+        0, ge=0, le=MOST_TOKENS, description="tokens before the input that requests share"
+    )
     system_prompts: Count = Field(1, description="different ones of these, as likely")
     block_tokens: Count = Field(16, description="tokens of a hashed block of shared text")
     timeout_s: Positive | None = Field(None, description="requests without a first token by then are dropped")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**64)
 
     @model_validator(mode="after")
     def _warms_up_in_a_closed_loop(self) -> Traffic:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ridgeline import files
 from ridgeline.facts import document, problems
 from ridgeline.facts.request_lines import RequestFileError
 from ridgeline.facts.traffic import Drawn, Traffic
@@ -25,11 +26,10 @@ def read_traffic(path: str | Path) -> Traffic:
         written = document.read(path)
         traffic = Traffic.model_validate(written)
     except document.DocumentError as error:
-        raise RequestFileError(f"{path}: {error}") from None
+        raise RequestFileError(f"{files.shown_path(path)}: {error}") from None
     except ValidationError as error:
-        raise RequestFileError(
-            f"{path}: {'; '.join(problems.validation_problems(error, Traffic, written))}"
-        ) from None
+        lines = problems.validation_problems(error, Traffic, written)
+        raise RequestFileError(files.listed(f"{files.shown_path(path)}: {lines[0]}", lines[1:])) from None
     lengths = traffic.lengths
     if isinstance(lengths, Drawn) and not Path(lengths.path).is_absolute():
         lengths = lengths.model_copy(update={"path": str(path.parent / lengths.path)})

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ridgeline.facts.spec import Count, Spec
+from ridgeline.facts.spec import Count, Natural, Spec
 
 
 class TrainingJob(Spec):
@@ -14,10 +14,10 @@ class TrainingJob(Spec):
 
     batch: Count = Field(description="sequences per optimizer step (global batch)")
     seq: Count = Field(description="tokens per sequence")
-    tokens: float | None = Field(None, gt=0, description="token budget of the whole run")
+    tokens: float | None = Field(None, gt=0, le=1e18, description="token budget of the whole run")
     kind: Literal["pretrain", "sft", "lora"] = "pretrain"
     lora_rank: Count = Field(16, description="rank of the adapters when kind is lora")
     packed: Count | None = Field(
         None, description="mean length of packed documents that do not attend to each other"
     )
-    mtp: int = Field(0, ge=0, description="multi-token-prediction layers that are trained")
+    mtp: Natural = Field(0, description="multi-token-prediction layers that are trained")

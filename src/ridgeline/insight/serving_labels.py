@@ -6,6 +6,7 @@ from ridgeline.facts.architecture import Attention, LatentAttention, Moe
 from ridgeline.facts.observation import Label
 from ridgeline.facts.serving import Service
 from ridgeline.sim.serving.operator_times import multiplied
+from ridgeline.timing.attention import fit_of
 from ridgeline.timing.rates import resolve, worst
 
 
@@ -18,10 +19,12 @@ def labels_of(service: Service) -> dict[str, str]:
         "memory-bound operators": service.calibration.kernels.stream.provenance.label,
     }
     if any(isinstance(layer.mixer, Attention) for layer in layers):
-        labels["attention"] = worst(resolve(kernels.decode, "bf16")[1], resolve(kernels.attention, "bf16")[1])
+        labels["attention"] = worst(
+            fit_of(kernels, "decode", "bf16", "bf16")[1], fit_of(kernels, "attention", "bf16", "bf16")[1]
+        )
     if any(isinstance(layer.mixer, LatentAttention) for layer in layers):
         labels["latent attention"] = worst(
-            resolve(kernels.latent_decode, "bf16")[1], resolve(kernels.latent, "bf16")[1]
+            fit_of(kernels, "latent_decode", "bf16", "bf16")[1], fit_of(kernels, "latent", "bf16", "bf16")[1]
         )
     if any(isinstance(layer.mlp, Moe) for layer in layers):
         labels["experts"] = resolve(kernels.grouped, multiplied(precision.of_experts))[1]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ridgeline import files
 from ridgeline.calibrate.cases import Case
 from ridgeline.calibrate.columns import (
     CaseError,
@@ -163,5 +164,5 @@ def serving_case_of(row: Mapping[str, Any], where: str) -> ServingCase:
     values.setdefault("group", values.get("id", ""))
     case = ServingCase(**values)
     if case.mode not in MODES:
-        raise CaseError(f"{where}, column mode: '{case.mode}': expected one of {', '.join(MODES)}")
+        raise CaseError(f"{where}, column mode: {files.shown(case.mode)}: expected one of {', '.join(MODES)}")
     return case

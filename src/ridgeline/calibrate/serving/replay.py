@@ -8,8 +8,6 @@ chips is used).
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ridgeline import files
 from ridgeline.calibrate.columns import CaseError
 from ridgeline.calibrate.scores import spearman
+from ridgeline.calibrate.serving import run_files
 from ridgeline.facts import catalog
 from ridgeline.facts.chip import Cluster
+from ridgeline.facts.engine import MOST_CHUNK, MOST_SEQS
 from ridgeline.facts.requests import Requests
 from ridgeline.facts.services import service
 from ridgeline.facts.serving import Layout, Limits, Precision, Service
@@ -31,8 +32,6 @@ from ridgeline.timing.collectives import collective_seconds
 from ridgeline.timing.topology import place
 
 FloatArray = NDArray[np.float64]
-_TIMES = ("arrival_time", "queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts")
-_COUNTS = ("input_toks", "output_toks")
 SAMPLE_S = 1.0
 #: Message that a link's bandwidth is read at.
 LINK_BYTES = 16e6
@@ -81,6 +80,7 @@ class Replay:
     counts: tuple[Counts, ...]
     itl_p99_s: tuple[float, float]  # of the mean gaps of requests where measured; of all gaps where predicted
     outcome: Outcome
+    skipped: int = 0  # blank lines of the requests
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -89,6 +89,7 @@ class Replay:
             "name": self.name,
             "engine": self.engine,
             "requests": int(self.latencies[0].measured_s.size),
+            "blank_lines_skipped": self.skipped,
             "latencies": [
                 {
                     "name": one.name,
@@ -118,6 +119,8 @@ class Replay:
         lines += [
             f"{one.name:<26}differs by {one.rms:.1%} of its peak (RMS over time)" for one in self.counts
         ]
+        if self.skipped:
+            lines.append(f"{self.skipped:,} blank lines of requests.jsonl skipped")
         return "\n".join(lines)
 
 
@@ -137,7 +140,7 @@ def replay(path: str | Path, engine: str | None = None, chip: str | None = None)
     from ridgeline.sim.serving.simulate import simulate
 
     path = Path(path)
-    meta, columns = _meta(path), _columns(path)
+    meta, (columns, skipped) = run_files.meta(path), run_files.requests(path)
     served = _service(path, meta, engine, chip)
     order = np.argsort(columns["arrival_time"], kind="stable")
     columns = {name: values[order] for name, values in columns.items()}
@@ -156,7 +159,7 @@ def replay(path: str | Path, engine: str | None = None, chip: str | None = None)
     sent = columns["arrival_time"] + shift
     first, last = columns["first_token_ts"], columns["last_token_ts"]
     gaps = np.maximum(columns["output_toks"] - 1.0, 1.0)
-    latencies = (
+    latencies: tuple[Compared, ...] = (
         Compared("end to end", last - sent, outcome.finish_s - outcome.sent_s),
         Compared("TTFT", first - sent, outcome.first_token_s - outcome.sent_s),
         Compared(
@@ -169,6 +172,10 @@ def replay(path: str | Path, engine: str | None = None, chip: str | None = None)
         ITL_EDGES_S[min(int(np.searchsorted(total, 0.99 * total[-1])), ITL_EDGES_S.size - 1)]
     )
     measured_p99 = float(np.quantile((last - first) / gaps, 0.99))
+    # answers of one token have no time between tokens
+    latencies = tuple(one for one in latencies if one.measured_s.mean() > 0.0)
+    if not latencies:
+        raise CaseError(f"{files.shown_path(path / 'requests.jsonl')}: no request took any time")
     return Replay(
         path.name,
         served.engine.title,
@@ -176,40 +183,8 @@ def replay(path: str | Path, engine: str | None = None, chip: str | None = None)
         _counts(path, outcome),
         (measured_p99, predicted_p99),
         outcome,
+        skipped,
     )
-
-
-def _meta(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CaseError(f"{path / 'meta.json'}: cannot be read: {error}") from None
-    if (
-        not isinstance(found, dict)
-        or not isinstance(found.get("engine_kwargs"), dict)
-        or "model" not in found
-    ):
-        raise CaseError(f"{path / 'meta.json'}: expected an object with model and engine_kwargs")
-    return found
-
-
-def _columns(path: Path) -> dict[str, FloatArray]:
-    """Columns of ``requests.jsonl`` ``[n]``."""
-    file = path / "requests.jsonl"
-    rows: list[list[float]] = []
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                rows.append([float(row[name]) for name in (*_TIMES, *_COUNTS)])
-            except (ValueError, TypeError, KeyError) as error:
-                raise CaseError(
-                    f"{file}, line {number}: expected {', '.join((*_TIMES, *_COUNTS))}: {error!r}"
-                ) from None
-    if not rows:
-        raise CaseError(f"{file}: holds no request")
-    table = np.array(rows)
-    return {name: table[:, i] for i, name in enumerate((*_TIMES, *_COUNTS))}
 
 
 def _service(path: Path, meta: dict[str, Any], engine: str | None, chip: str | None) -> Service:
@@ -218,12 +193,14 @@ def _service(path: Path, meta: dict[str, Any], engine: str | None, chip: str | N
     model = _slug(str(meta["model"]))
     found = chip or _chip(path.name)
     if found is None:
-        raise CaseError(f"{path}: no chip of the catalog is in the folder's name; name it with --chip")
-    dp, tp = int(arguments.get("data_parallel_size", 1)), int(arguments.get("tensor_parallel_size", 1))
+        raise CaseError(
+            f"{files.shown_path(path)}: no chip of the catalog is in the folder's name; name it with --chip"
+        )
+    dp, tp = (run_files.setting(path, arguments, f"{name}_parallel_size") or 1 for name in ("data", "tensor"))
     ep = dp * tp if arguments.get("enable_expert_parallel") else 1
     limits = Limits(
-        max_seqs=arguments.get("max_num_seqs"),
-        max_batched_tokens=arguments.get("max_num_batched_tokens"),
+        max_seqs=run_files.setting(path, arguments, "max_num_seqs", MOST_SEQS),
+        max_batched_tokens=run_files.setting(path, arguments, "max_num_batched_tokens", MOST_CHUNK),
     )
     software = engine or _newest("vllm" if "vllm_version" in meta else str(meta.get("engine", "vllm")))
     machine = run_machine(path, found)
@@ -232,15 +209,9 @@ def _service(path: Path, meta: dict[str, Any], engine: str | None, chip: str | N
 
 def run_machine(path: Path, chip: str) -> Cluster:
     """The catalog's cluster of ``chip`` whose all-reduce between two chips comes nearest to the run's ``link_bw``."""
-    file = path / "simulator_cluster_config.json"
-    if not file.is_file():
+    stated = run_files.link_bytes_per_s(path)
+    if stated is None:
         return catalog.cluster_for(chip)
-    try:
-        stated = float(json.loads(file.read_text(encoding="utf-8"))["link_bw"]) * 1e9
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise CaseError(f"{file}: expected an object with link_bw [GB/s]: {error!r}") from None
-    if not stated > 0.0:
-        raise CaseError(f"{file}: link_bw = {stated / 1e9:g}: must be above 0 GB/s")
     links = catalog.calibration(chip).links
 
     def off(cluster: Cluster) -> float:
@@ -270,24 +241,17 @@ def _newest(framework: str) -> str:
     found = [catalog.engine(name) for name in catalog.names("engines")]
     same = [one for one in found if one.framework == framework and not one.vendor]
     if not same:
-        raise CaseError(f"engine '{framework}' is not in the catalog")
+        raise CaseError(f"engine {files.shown(framework)} is not in the catalog")
     return max(same, key=lambda one: one.since).name
 
 
 def _counts(path: Path, outcome: Outcome) -> tuple[Counts, ...]:
     """Running and waiting requests over time, where the run has a time series."""
-    file = path / "timeseries.csv"
-    if not file.is_file():
+    found = run_files.series(path)
+    if found is None:
         return ()
-    with file.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
-    try:
-        times = np.array([float(row["t"]) for row in rows])
-        measured = {name: np.array([float(row[name]) for row in rows]) for name in ("running", "waiting")}
-    except (KeyError, ValueError) as error:
-        raise CaseError(f"{file}: expected columns t, running, waiting: {error!r}") from None
-    predicted = {"running": outcome.running, "waiting": outcome.waiting}
+    times, predicted = found["t"], {"running": outcome.running, "waiting": outcome.waiting}
     return tuple(
-        Counts(f"{name} requests", times, measured[name], np.interp(times, outcome.times_s, predicted[name]))
-        for name in measured
+        Counts(f"{name} requests", times, found[name], np.interp(times, outcome.times_s, seen))
+        for name, seen in predicted.items()
     )

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: No published model comes near; a larger number is a mistake, and would only be slow to refuse later.
-MAX_LAYERS = 10_000
-MAX_COUNT = 10**9
+from ridgeline import files
+from ridgeline.facts.architecture import MOST_LAYERS
+from ridgeline.facts.spec import MOST_COUNT
 
 
 class HuggingFaceError(ValueError):
@@ -54,9 +54,9 @@ class Fields:
     def _integer(self, name: str, value: Any, least: int) -> int:
         if isinstance(value, float) and math.isfinite(value) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_COUNT:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_COUNT:
             raise HuggingFaceError(
-                f"{self.where}: {name} = {value!r} must be a whole number from {least} to {MAX_COUNT}"
+                f"{self.where}: {name} = {files.shown(value)} must be a whole number from {least} to {MOST_COUNT}"
             )
         return value
 
@@ -66,7 +66,7 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise HuggingFaceError(f"{self.where}: {name} = {value!r} must be true or false")
+            raise HuggingFaceError(f"{self.where}: {name} = {files.shown(value)} must be true or false")
         return value
 
     def text(self, name: str) -> str:
@@ -75,7 +75,7 @@ class Fields:
         if value is None:
             return ""
         if not isinstance(value, str):
-            raise HuggingFaceError(f"{self.where}: {name} = {value!r} must be a text")
+            raise HuggingFaceError(f"{self.where}: {name} = {files.shown(value)} must be a text")
         return value
 
     def items(self, name: str, length: int | None = None) -> list[Any]:
@@ -84,7 +84,7 @@ class Fields:
         if value is None:
             return []
         if not isinstance(value, list):
-            raise HuggingFaceError(f"{self.where}: {name} = {value!r} must be a list")
+            raise HuggingFaceError(f"{self.where}: {name} = {files.shown(value)} must be a list")
         if value and length is not None and len(value) != length:
             raise HuggingFaceError(
                 f"{self.where}: {name} has {len(value)} elements, one for each of {length} layers is needed"
@@ -97,7 +97,9 @@ class Fields:
         for index, value in enumerate(found):
             if isinstance(value, bool) or value not in allowed:
                 known = ", ".join(str(choice) for choice in allowed)
-                raise HuggingFaceError(f"{self.where}: {name}[{index}] = {value!r}; choose one of: {known}")
+                raise HuggingFaceError(
+                    f"{self.where}: {name}[{index}] = {files.shown(value)}; choose one of: {known}"
+                )
         return found
 
     def section(self, name: str) -> Fields:
@@ -106,14 +108,14 @@ class Fields:
         if value is None:
             value = {}
         if not isinstance(value, Mapping):
-            raise HuggingFaceError(f"{self.where}: {name} = {value!r} must be an object")
+            raise HuggingFaceError(f"{self.where}: {name} = {files.shown(value)} must be an object")
         return Fields(value, f"{self.where}: {name}")
 
     def num_layers(self, *names: str) -> int:
-        """The number of layers, within `MAX_LAYERS`."""
+        """The number of layers, within `MOST_LAYERS`."""
         num = self.count(*names)
-        if num > MAX_LAYERS:
-            raise HuggingFaceError(f"{self.where}: {names[0]} = {num} is beyond {MAX_LAYERS} layers")
+        if num > MOST_LAYERS:
+            raise HuggingFaceError(f"{self.where}: {names[0]} = {num} is beyond {MOST_LAYERS} layers")
         return num
 
     def divide(self, name: str, total: int, parts: int, by: str) -> int:

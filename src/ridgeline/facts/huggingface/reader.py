@@ -6,7 +6,6 @@ encoders around a text model are left out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from ridgeline.facts.huggingface.families import CLASSES, FAMILIES
 from ridgeline.facts.huggingface.fields import Fields, HuggingFaceError
 
 _LONGEST = 100  # characters of a name: folders and files may be called anything
+#: A config.json has some kB; those with a rule for each layer some more.
+MAX_BYTES = 4 * 2**20
 
 
 def supported() -> list[str]:
@@ -41,7 +42,7 @@ def read_config(source: str | Path | Mapping[str, Any], name: str | None = None)
     else:
         path = Path(source)
         path = path / "config.json" if path.is_dir() else path
-        where, values = str(path), _load(path)
+        where, values = files.shown_path(path), _load(path)
         name = name or (path.resolve().parent.name if path.name == "config.json" else path.stem).lower()
     if name is None:
         own = values.get("_name_or_path")
@@ -58,27 +59,20 @@ def read_config(source: str | Path | Mapping[str, Any], name: str | None = None)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise HuggingFaceError(f"{where}: {place} = {first['input']!r}: {first['msg']}") from error
+        raise HuggingFaceError(
+            f"{where}: {place} = {files.shown(first['input'])}: {files.short(first['msg'], 200)}"
+        ) from error
 
 
 def _load(path: Path) -> Mapping[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise HuggingFaceError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise HuggingFaceError(f"{path}: is not UTF-8 text (byte {error.start})") from error
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        cut = "; the file seems cut off" if error.pos >= len(text.rstrip()) else ""
-        raise HuggingFaceError(
-            f"{path}: line {error.lineno} column {error.colno}: not valid JSON: {error.msg}{cut}"
-        ) from error
-    except RecursionError as error:
-        raise HuggingFaceError(f"{path}: not valid JSON: nested too deeply") from error
+        values = files.read_json(path, MAX_BYTES)
+    except files.FileError as error:
+        raise HuggingFaceError(str(error)) from None
     if not isinstance(values, Mapping):
-        raise HuggingFaceError(f"{path}: must be a JSON object, not {type(values).__name__}")
+        raise HuggingFaceError(
+            f"{files.shown_path(path)}: must be a JSON object, not {type(values).__name__}"
+        )
     return values
 
 
@@ -97,5 +91,5 @@ def _family(fields: Fields) -> tuple[str, Fields]:
         return kind, fields
     if not kind and fields.has("ssm_cfg"):
         return "mamba2", fields
-    problem = f"model_type = {kind!r} is unknown" if kind else "field 'model_type' is missing"
+    problem = f"model_type = {files.shown(kind)} is unknown" if kind else "field 'model_type' is missing"
     raise HuggingFaceError(f"{fields.where}: {problem}; choose one of: {', '.join(supported())}")

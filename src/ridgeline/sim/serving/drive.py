@@ -21,6 +21,8 @@ from ridgeline.sim.serving.outcome import CANCELLED, LOST, TIMED_OUT, FloatArray
 from ridgeline.sim.serving.simulate import FIRST_SAMPLE_S, SAMPLES, check_requests, outcome_of
 from ridgeline.sim.serving.state import ENDED, NEW, NONE, new_requests, sent_after
 
+#: Bytes of one simulated engine beside its requests, about; and of all of them together, which most machines have.
+ENGINE_BYTES, MOST_BYTES = 200_000, 16e9
 UP, STARTING, DRAINING, OFF, DOWN = range(5)
 #: A prefix-aware router follows the longest match if it is at least this share of the prompt, and the replica has at
 #: most `LEAD` requests more than the emptiest (SGLang's router: cache_threshold, balance_abs_threshold).
@@ -37,9 +39,21 @@ def simulate_fleet(requests: Requests, fleet: Fleet, *, seed: int = 0) -> Outcom
     """
     check_requests(requests)
     fleet.check()
+    _check_room(len(fleet.replicas) + len(fleet.prefill), len(requests))
     drive = Drive(requests, fleet, seed)
     drive.run()
     return outcome_of(requests, drive.records, drive.engines, drive.off_seconds())
+
+
+def _check_room(engines: int, requests: int) -> None:
+    """Estimate what the engines take before it is taken; each keeps the order in which its requests end."""
+    needed = engines * (8 * requests + ENGINE_BYTES)
+    if needed > MOST_BYTES:
+        most = int(MOST_BYTES // (8 * requests + ENGINE_BYTES))
+        raise ValueError(
+            f"replicas: the simulation of {engines:,} engines with {requests:,} requests needs "
+            f"{needed / 1e9:,.0f} GB of memory; at most {most:,} engines are taken: fewer --chips, or --no-simulate"
+        )
 
 
 class Drive:

@@ -29,7 +29,7 @@ def requests_of(traffic: Traffic, file: Requests | None = None) -> Requests:
         file: requests that lengths are drawn from; None = read the file that ``traffic.lengths`` names.
 
     Raises:
-        ValueError: that file cannot be read, or shared text has too many blocks.
+        ValueError: that file cannot be read, shared text has too many blocks, or a time or length is beyond any.
     """
     if isinstance(traffic.lengths, Drawn) and file is None:
         file = read_requests(traffic.lengths.path).requests
@@ -66,6 +66,7 @@ def requests_of(traffic: Traffic, file: Requests | None = None) -> Requests:
         )
     else:
         requests = chosen(requests, order)
+    requests.check()
     return _of_client(traffic, requests)
 
 
