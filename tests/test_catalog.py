@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,22 @@ def test_json_files_say_the_line_too(tmp_path: Path) -> None:
     assert problems(tmp_path, '{"name": "x",\n "title": }', "x.json")[0].startswith(
         "line 2 column 11: not valid JSON"
     )
+
+
+def test_a_file_changed_within_its_size_and_time_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "clusters" / "mine.yaml"
+    path.parent.mkdir()
+    text = (catalog.BUILT_IN / "clusters" / "dgx-a100.yaml").read_text()
+    text = re.sub(r"(?m)^name: .*$", "name: mine", text)
+    monkeypatch.setenv("RIDGELINE_CATALOG", str(tmp_path))
+    titles = []
+    for title in ("one", "two"):
+        path.write_text(re.sub(r"(?m)^title: .*$", f"title: {title}", text))
+        os.utime(path, ns=(10**18, 10**18))
+        titles.append(catalog.cluster("mine").title)
+    assert titles == ["one", "two"]
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:

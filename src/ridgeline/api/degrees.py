@@ -11,6 +11,7 @@ import numpy as np
 from ridgeline.api.errors import InputError
 from ridgeline.api.overrides import one_of
 from ridgeline.explore.space import Space
+from ridgeline.facts.architecture import Moe
 from ridgeline.facts.scenario import Scenario
 from ridgeline.graph.laws import rules
 
@@ -48,6 +49,21 @@ def check_degrees(scenario: Scenario, fixed: Mapping[str, Any], *, cross_domain_
         raise InputError(f"batch = {scenario.job.batch:,} does not divide by {parts} = {per_pass:,}")
     if fixed.get("vpp", 1) > 1 and fixed.get("schedule", "interleaved") != "interleaved":
         raise InputError(f"vpp = {fixed['vpp']} needs schedule interleaved, not {fixed['schedule']}")
+    _check_effect(scenario, fixed)
+
+
+def _check_effect(scenario: Scenario, fixed: Mapping[str, Any]) -> None:
+    """Raise InputError for a field whose effect the model or another given field takes away. Defaults say nothing."""
+    experts = any(isinstance(layer.mlp, Moe) for layer in scenario.architecture.layers)
+    if fixed.get("etp", 1) > 1 and not experts:
+        raise InputError(f"etp = {fixed['etp']}: has no effect: {scenario.architecture.name} has no experts")
+    how, layers = fixed.get("recompute", "full"), fixed.get("recompute_layers", -1)
+    if layers != -1 and how != "full":
+        raise InputError(
+            f"recompute_layers = {layers}: has no effect with recompute = {how}; choose recompute full"
+        )
+    if fixed.get("fsdp_reshard") is False and fixed.get("zero", 3) != 3:
+        raise InputError(f"fsdp_reshard = False: has no effect with zero = {fixed['zero']}; choose zero 3")
 
 
 def broken_by_all(scenario: Scenario, space: Space, *, cross_domain_tp: bool = False) -> list[str]:

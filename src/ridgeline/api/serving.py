@@ -17,7 +17,7 @@ from ridgeline.api.serving_simulation import simulated
 from ridgeline.api.serving_words import plan_words, time_words
 from ridgeline.explore import serving_check
 from ridgeline.explore.serving_check import Check
-from ridgeline.explore.serving_plan import SPREAD, Load
+from ridgeline.explore.serving_plan import SPREAD, Load, Target
 from ridgeline.explore.serving_search import NothingFits, ServingSearch, lacking_bytes, search
 from ridgeline.explore.serving_space import ServingSpace
 from ridgeline.facts.architecture import Architecture
@@ -68,16 +68,20 @@ def answer(
     Raises:
         InputError: nothing fits, or no plan keeps the target.
     """
-    start = time.perf_counter()
-    found = _searched(asked, progress)
-    if found.best is None:
-        raise InputError(_impossible(asked, found))
-    seconds = time.perf_counter() - start
     run, how = functools.partial(simulated, operation=asked.operation), words(asked.operation, 0)
     if simulate is None:
         simulate = asked.target.given or asked.load.rate is not None or bool(how)
     if not simulate and how:
         raise InputError(f"simulate = False: {how} has an effect in the simulation alone")
+    if not simulate and asked.target.percentile != Target().percentile:
+        raise InputError(
+            f"percentile = {asked.target.percentile:g}: has no effect without a simulation; give ttft, tpot or a rate"
+        )
+    start = time.perf_counter()
+    found = _searched(asked, progress)
+    if found.best is None:
+        raise InputError(_impossible(asked, found))
+    seconds = time.perf_counter() - start
     if not simulate:
         return ServingResult(asked, found, found.best, None, None, seconds, asked.notes, command)
     plans = serving_check.candidates(found, asked.load, asked.target)

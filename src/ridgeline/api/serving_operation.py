@@ -59,6 +59,8 @@ def operation(
     Raises:
         InputError: a value is wrong; says which, and the choices.
     """
+    if router is not None and replicas == 1:
+        raise InputError(f"router = {router}: has no effect with replicas = 1")
     failures = tuple(_failure(text, replicas) for text in _several(fail))
     if on_failure is not None and not failures:
         raise InputError(f"on_failure = {on_failure}: without a failure; give fail, such as 60s:120s:0")

@@ -18,7 +18,7 @@ from ridgeline.api.models import model as find_model
 from ridgeline.api.request import Machine, cluster, whole
 from ridgeline.api.serving_operation import operation, seconds
 from ridgeline.explore.serving_plan import Load, Target
-from ridgeline.explore.serving_space import ServingSpace, engines_of, layouts, wrong
+from ridgeline.explore.serving_space import ServingSpace, engines_of, is_moe, layouts, wrong
 from ridgeline.facts import catalog
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.chip import Chip, Cluster
@@ -138,6 +138,7 @@ def serving_request(
         draft=smaller,
         adapters=_adapters(adapters, adapter_rank),
     )
+    _check_effect(fixed, architecture, file, run)
     _check_formats(fixed, chip)
     _check_layout(fixed, architecture, network, num_chips)
     divided = disaggregated
@@ -197,7 +198,11 @@ def _trace(path: Any, isl: Any, osl: Any, rate: Any, concurrency: Any) -> Reques
 def _synthetic(path: str | Path) -> RequestFile:
     """The requests of a traffic file."""
     traffic = read_traffic(path)
-    return RequestFile(str(path), "synthetic", requests_of(traffic), (f"traffic: {traffic}",))
+    try:
+        requests = requests_of(traffic)
+    except ValueError as error:
+        raise InputError(f"{files.shown_path(path)}: {error}") from None
+    return RequestFile(str(path), "synthetic", requests, (f"traffic: {traffic}",))
 
 
 def _load_of(file: RequestFile) -> Load:
@@ -326,6 +331,22 @@ def _fixed(degrees: dict[str, Any], *formats: Any) -> dict[str, Any]:
             most = {"chunk": MOST_CHUNK, "max_seqs": MOST_SEQS}.get(name)
             fixed[name] = str(value) if most is None else whole(name, value, most)
     return fixed
+
+
+def _check_effect(
+    fixed: dict[str, Any], architecture: Architecture, file: RequestFile | None, run: dict[str, Any]
+) -> None:
+    """Raise InputError for what this model and these requests take the effect of."""
+    if "experts" in fixed and not is_moe(architecture):
+        raise InputError(f"experts = {fixed['experts']}: has no effect: {architecture.name} has no experts")
+    if run.get("urgent") is not None and file is not None and file.requests.priority is not None:
+        raise InputError(f"urgent = {run['urgent']}: has no effect: the trace has priorities of its own")
+    shares = file is not None and file.requests.block_hashes is not None
+    if run.get("kv_tier") and not shares and run.get("preemption") != "swap":
+        raise InputError(
+            "kv_tier: has no effect: no request finds text of an earlier one again; give a trace whose prompts share "
+            "text, or preemption = swap"
+        )
 
 
 def _check_formats(fixed: dict[str, Any], chip: Chip) -> None:

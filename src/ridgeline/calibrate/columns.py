@@ -48,7 +48,7 @@ def number(value: str) -> float:
     if not math.isfinite(found):
         raise ValueError("expected a finite number")
     if found and not LEAST <= abs(found) <= MOST:
-        raise ValueError(f"expected a size from {LEAST:g} to {MOST:g}")
+        raise ValueError(f"expected a number from {LEAST:g} to {MOST:g}")
     return found
 
 
@@ -170,7 +170,7 @@ def read_rows(
             raise CaseError(f"{where}: no line can be read; {unread[0]}")
         return rows
     except csv.Error as error:
-        raise CaseError(f"{where}, line {reader.line_num}: not CSV: {error}") from None
+        raise CaseError(f"{where}, line {reader.reader.line_num}: not CSV: {error}") from None
 
 
 def _check_header(path: str, names: set[str], missing: Callable[[set[str]], list[str]]) -> None:

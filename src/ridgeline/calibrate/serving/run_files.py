@@ -116,7 +116,7 @@ def series(folder: Path) -> dict[str, FloatArray] | None:
                     "that do not fall and counts of at least 0"
                 )
     except csv.Error as error:
-        raise CaseError(f"{where}, line {reader.line_num}: not CSV: {error}") from None
+        raise CaseError(f"{where}, line {reader.reader.line_num}: not CSV: {error}") from None
     if not rows:
         raise CaseError(f"{where}: holds no row; expected {', '.join(names)}")
     return dict(zip(names, np.array(rows).T, strict=True))
