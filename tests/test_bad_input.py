@@ -271,6 +271,13 @@ def test_a_catalog_folder_of_nobody(
     assert_fails(["catalog", "list", "models"], (f"{variable}: ~nouser/x: no such user",), capsys)
 
 
+def test_a_pipe_of_any_name_is_not_taken_for_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "input")
+    assert_fails(["validate", str(tmp_path / "input")], ("input: is a pipe, expected a file",), capsys)
+
+
 def test_without_a_home_the_built_in_catalog_is_used(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

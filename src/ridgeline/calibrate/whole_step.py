@@ -237,7 +237,7 @@ def write(result: Fit, directory: Path) -> list[Path]:
             text = _steps_yaml(name, values, result, informing(group))
         else:
             path = directory / "stacks" / f"{name}.yaml"
-            text = _edited(path.read_text(encoding="utf-8"), values, len(informing(group)))
+            text = _edited(files.read_text(path), values, len(informing(group)))
         written.append(files.write(path, text))
     return written
 

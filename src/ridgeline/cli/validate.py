@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ridgeline.calibrate.scoreboard import Scoreboard
     from ridgeline.calibrate.serving.score import ServingBoard
 
+#: A header has some hundred bytes.
+LONGEST_HEADER = 64 * 2**10
 KERNELS, LOGS = ".parquet", (".log", ".txt")
 OUTPUTS = (".json", ".csv", ".txt")
 
@@ -104,9 +106,10 @@ def _is_serving(path: Path) -> bool:
     from ridgeline.calibrate.serving.cases import is_serving
 
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return is_serving(set(next(csv.reader(file), ())))
-    except (OSError, UnicodeDecodeError, csv.Error):
+        with files.open_file(path) as file:
+            header = file.readline(LONGEST_HEADER).decode("utf-8-sig", errors="replace")
+        return is_serving(set(next(csv.reader([header]), ())))
+    except (OSError, files.FileError, csv.Error):
         return False
 
 

@@ -92,7 +92,7 @@ def write(widths: Widths, directory: Path) -> Path:
         OSError: the file cannot be read or written.
     """
     path = directory / ranges.FILE
-    head = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    head = [line for line in files.read_text(path).splitlines() if line.startswith("#")]
     lines = [*head, "half_widths:"]
     for metric, kinds in widths.items():
         listed = ", ".join(f"{kind}: {width:.3f}" for kind, width in kinds.items())

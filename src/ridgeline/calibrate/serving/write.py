@@ -23,7 +23,7 @@ def write(fits: list[EngineFit], directory: Path) -> list[Path]:
     written = []
     for fit in fits:
         path = directory / "engines" / f"{fit.engine}.yaml"
-        text = path.read_text(encoding="utf-8")
+        text = files.read_text(path)
         for name, value in fit.numbers.items():
             shown = f"{value:.4g}" if value >= NONE else "0"
             text = _set(text, name, f"{shown} {_UNITS[name]}".strip())
