@@ -31,8 +31,6 @@ from ridgeline.files import FileError
 SLOW = ("own catalog", "saved result", "replay", "words of train", "words of serve", "words of others")
 #: Failures that none of the mutants below may show.
 HELD = ("traceback", "hang", "memory", "killed")
-#: Readers that still show some.
-OPEN = ("parquet of kernels", "parquet of links", "calibrate mixed")
 
 
 def ours(text: str) -> Callable[[], str | None]:
@@ -145,14 +143,7 @@ def test_mutants_are_a_function_of_seed_reader_and_number() -> None:
         )
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True) if name in OPEN else ())
-        for name in readers()
-        if name not in SLOW
-    ],
-)
+@pytest.mark.parametrize("name", [name for name in readers() if name not in SLOW])
 def test_mutants_of_a_reader_end_as_they_should(name: str, tmp_path: Path) -> None:
     reader = readers()[name]
     cases = list(reader.seeds())

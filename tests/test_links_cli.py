@@ -209,3 +209,44 @@ def test_real_tables_of_links(name: str, capsys: Said) -> None:
         assert group["label"] == "fitted"
         assert group["median_abs_err"] <= 0.065, group
         assert miss or group["p90_abs_err"] <= 0.25, group
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("chip", None, "column chip = None: expected words"),
+        ("version", 3, "column version = 3: expected words"),
+        ("kernel_source", ["a"], "column kernel_source"),
+        ("num_gpus", [2], "column num_gpus"),
+        ("message_size", 1e300, "column message_size = 1e+300 in row"),
+        ("latency", float("nan"), "column latency = nan in row"),
+    ],
+)
+def test_cells_that_no_fit_takes(name: str, value: Any, words: str, tmp_path: Path, capsys: Said) -> None:
+    columns = engine_columns()
+    columns[name] = [value] * len(columns[name])
+    path = write(tmp_path / "engine.parquet", columns)
+    assert main(["calibrate", "links", str(path)]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("message_size", 1e300), ("message_size", -1.0), ("latency", 1e-300), ("num_gpus", 1e13)],
+)
+def test_damaged_rows_are_left_out_and_counted(name: str, value: float, tmp_path: Path, capsys: Said) -> None:
+    columns = engine_columns()
+    columns[name] = [value, *map(float, columns[name][1:])]
+    columns["timing_mode"] = ["graph"] * len(columns[name])
+    assert main(["validate", str(write(tmp_path / "engine.parquet", columns))]) == 0
+    out, err = capsys.readouterr()
+    assert "80 rows of engine_all_reduce: 79 scored, 1 left out" in out
+    assert "1: a size below 0 or beyond 1e+12, or a time of no kernel" in out
+    assert err == ""
+
+
+def test_a_missing_column_of_words(tmp_path: Path, capsys: Said) -> None:
+    columns = engine_columns()
+    del columns["version"]
+    assert main(["calibrate", "links", str(write(tmp_path / "engine.parquet", columns))]) == 2
+    assert "engine.parquet: no column version" in capsys.readouterr().err

@@ -104,6 +104,14 @@ def test_verifying_drafts_packs_nothing_either() -> None:
         ("chip,requests\nrtx-4090,1\n", "missing columns num_heads, num_key_value_heads"),
         ("chip,num_heads,num_key_value_heads,head_dim,requests,kv_tokens,latency_us\n", "holds no row"),
         (
+            "chip,num_heads,num_key_value_heads,head_dim,requests,kv_tokens,latency_us\nrtx-4090,32\n",
+            "line 2, column num_key_value_heads: empty",
+        ),
+        (
+            "chip,num_heads,num_key_value_heads,head_dim,requests,kv_tokens,latency_us\n,32,8,128,1,16,9\n",
+            "line 2, column chip: empty",
+        ),
+        (
             "chip,num_heads,num_key_value_heads,head_dim,requests,kv_tokens,latency_us\nrtx-4090,32,8,128,-1,16,9\n",
             "line 2, column requests: '-1': expected a number above zero",
         ),

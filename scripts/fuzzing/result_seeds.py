@@ -28,15 +28,16 @@ SERVE = (
 _TRAIN_MORE = (
     "", " --tokens 1T --json", " --emit megatron", " --emit nemo",
     " --stack nemo-2025 --recipe bf16",
-    " --kind lora", " --recompute-layers 2", " --set chip.memory.bandwidth='4 TB/s'", " --replicas 2",
+    " --kind lora", " --recompute full --recompute-layers 2", " --set chip.memory.bandwidth='4 TB/s'", " --replicas 2",
     " --ep 1 --etp 1",
     " --sequence-parallel --no-overlap-tp", " --offload-optimizer",
 )  # fmt: skip
 _SERVE_MORE = (
     "", " --json", " --emit vllm", " --engine sglang --emit sglang", " --emit kubernetes",
-    " --ttft 2s --tpot 50ms --percentile 90",
-    " --max-seqs 64", " --adapters 4 --adapter-rank 16", " --set engine.frontend='2 us'", " --experts bf16",
-    " --replicas 1", " --cp 1 --ep 1", " --simulate --router prefix --urgent 0.2 --kv-tier host:200GB:50GB/s",
+    " --ttft 2s --tpot 50ms",
+    " --max-seqs 64", " --adapters 4 --adapter-rank 16", " --set engine.frontend='2 us'",
+    " --replicas 1", " --cp 1 --ep 1",
+    " --simulate --router prefix --urgent 0.2 --kv-tier host:200GB:50GB/s --preemption swap",
 )  # fmt: skip
 _OTHERS = (
     "catalog list", "catalog list chips --json", "catalog show h100-sxm --kind chips", "catalog schema chips",

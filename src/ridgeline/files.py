@@ -13,7 +13,7 @@ import os
 import stat
 import unicodedata
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -262,6 +262,7 @@ def listed(head: str, lines: Sequence[str], rest: str = "", most: int = MESSAGE)
 
     ``rest`` follows the number of those left out, such as ``: `ridgeline catalog check FILE` lists all``.
     """
+    head = short(head, most * 3 // 4)
     parts, room = [head], most - len(head) - len(rest) - 20
     for number, line in enumerate(lines):
         line = short(line, max(room, 80)) if number == 0 else line
@@ -271,6 +272,16 @@ def listed(head: str, lines: Sequence[str], rest: str = "", most: int = MESSAGE)
         parts.append(line)
         room -= len(line) + 3
     return "\n  ".join(parts)
+
+
+def choices(names: Iterable[object], most: int = 160) -> str:
+    """Names that may be chosen, as many as ``most`` characters hold, and how many more there are."""
+    known = [one_line(str(name), SHOWN) for name in names]
+    text = ", ".join(known)
+    if len(text) <= most:
+        return text
+    kept = text[:most].rpartition(", ")[0]
+    return f"{kept} and {len(known) - kept.count(', ') - 1:,} more"
 
 
 def expanded(path: str | Path) -> Path:

@@ -50,9 +50,10 @@ def override(scenario: Scenario, settings: Iterable[str]) -> tuple[Scenario, dic
                 "chip.memory.bandwidth='4 TB/s'"
             )
         root, *steps = path.strip().split(".")
+        path = files.one_line(path, SHOWN)  # as messages name it
         field = ROOTS.get(root) or (root if root in ROOTS.values() else None)
         if field is None:
-            raise InputError(f"--set {path}: unknown field '{root}'{_choices(root, list(ROOTS))}")
+            raise InputError(f"--set {path}: unknown field {files.shown(root)}{_choices(root, list(ROOTS))}")
         value = read_value(setting, text)
         if field == "plan":
             fixed |= _plan_field(path, steps, value)
@@ -129,7 +130,7 @@ def changed(spec: SpecT, path: str, root: str, steps: list[str], value: Any) -> 
     here: Any = data
     twin: Any = spec  # walks beside the plain data and knows which mappings have fixed fields
     for depth, step in enumerate(steps):
-        where = ".".join([root, *steps[:depth]])
+        where = files.one_line(".".join([root, *steps[:depth]]), SHOWN)
         key = _key(path, where, here, twin, step, last=depth == len(steps) - 1)
         if depth == len(steps) - 1:
             here[key] = value
@@ -150,9 +151,11 @@ def _key(path: str, where: str, here: Any, twin: Any, step: str, *, last: bool) 
             raise InputError(f"--set {path}: {where} has {len(here)} entries; choose {_places(len(here))}")
         return int(step)
     if not isinstance(here, dict):
-        raise InputError(f"--set {path}: {where} is one value and has no field '{step}'")
+        raise InputError(f"--set {path}: {where} is one value and has no field {files.shown(step)}")
     if step not in here and (isinstance(twin, Spec) or not last):
-        raise InputError(f"--set {path}: {where} has no field '{step}'{_choices(step, list(here))}")
+        raise InputError(
+            f"--set {path}: {where} has no field {files.shown(step)}{_choices(step, list(here))}"
+        )
     return step
 
 
@@ -197,4 +200,4 @@ def _places(number: int) -> str:
 def _choices(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"; {hint}choices: {' '.join(known)}"
+    return f"; {hint}choices: {files.choices(known).replace(', ', ' ')}"

@@ -424,10 +424,13 @@ def _changed(
                 "chip.memory.bandwidth='4 TB/s'"
             )
         root, *steps = path.strip().split(".")
+        path = files.one_line(path, files.SHOWN)  # as messages name it
         if root not in ROOTS:
             close = difflib.get_close_matches(root, ROOTS, n=1)
             hint = f"did you mean '{close[0]}'? " if close else ""
-            raise InputError(f"--set {path}: unknown field '{root}'; {hint}choices: {' '.join(ROOTS)}")
+            raise InputError(
+                f"--set {path}: unknown field {files.shown(root)}; {hint}choices: {' '.join(ROOTS)}"
+            )
         value = overrides.read_value(setting, text)
         if root != "engine":
             parts[root] = overrides.changed(parts[root], path, root, steps, value)

@@ -27,8 +27,8 @@ from ridgeline.facts.observation import Label
 from ridgeline.timing.rates import worst
 
 CHUNK_ROWS = 131_072
-#: Sizes and times [ms] beyond this are damaged.
-MOST_NUMBER = 1e12
+#: Sizes and times [ms] beyond this, and times below a clock cycle, are damaged.
+MOST_NUMBER, LEAST_MS = 1e12, 1e-9
 _WORDS = ("chip", "framework", "kernel_source", "timing_mode")
 
 
@@ -244,13 +244,14 @@ def _score(
         return
     timed = np.isfinite(rows["latency"]) & (rows["latency"] > 0)
     # checked before anything is multiplied: a damaged size would overflow there
-    sized = np.all([~(np.abs(rows[name]) > MOST_NUMBER) for name in (*kind.numbers, "latency")], axis=0)
+    sized = np.all([(rows[name] >= 0.0) & (rows[name] <= MOST_NUMBER) for name in kind.numbers], axis=0)
+    sized &= (rows["latency"] >= LEAST_MS) & (rows["latency"] <= MOST_NUMBER)
     good = timed & sized
     inside = np.zeros_like(good)
     inside[good] = kind.mask({name: values[good] for name, values in rows.items()})
     for mask, reason in (
         (~timed, "no latency"),
-        (timed & ~sized, f"a number beyond {MOST_NUMBER:g}"),
+        (timed & ~sized, f"a size below 0 or beyond {MOST_NUMBER:g}, or a time of no kernel"),
         (good & ~inside, kind.outside),
     ):
         if mask.any():
@@ -258,14 +259,18 @@ def _score(
     rows = {name: values[good & inside] for name, values in rows.items()}
     if not len(rows["latency"]):
         return
-    found = kind.seconds(words, rows, machine)
+    with np.errstate(all="ignore"):  # sizes that no kernel has: their time is no number, and is left out
+        found = kind.seconds(words, rows, machine)
+        error = np.ravel(found.seconds) / (rows["latency"] * 1e-3) - 1.0
+    finite = np.isfinite(error)
+    if not finite.all():
+        left_out["sizes that no kernel has"] += int((~finite).sum())
     op, shown = kind.names(words)
     library = f"{words['framework']}/{words['kernel_source']}"
     # Coefficients of one library say less about another.
     label = found.label if _same_library(found.provenance, words) else worst(found.label, Label.TRANSFERRED)
-    error = np.ravel(found.seconds) / (rows["latency"] * 1e-3) - 1.0
     beyond = np.broadcast_to(False if found.carried_on is None else found.carried_on, error.shape)
-    for mask, trust in ((~beyond, label), (beyond, worst(label, Label.TRANSFERRED))):
+    for mask, trust in ((finite & ~beyond, label), (finite & beyond, worst(label, Label.TRANSFERRED))):
         if mask.any():
             key = (op, machine.chip.name, shown, library, str(trust))
             errors.setdefault(key, []).append(error[mask])

@@ -19,7 +19,7 @@ from ridgeline.timing.topology import FloatArray
 #: A table of shares has some kB, its first line some hundred bytes.
 MOST_SHARES_BYTES, LONGEST_HEADER = 4 * 2**20, 64 * 2**10
 #: Sizes [B] and shares beyond this are damaged.
-MOST = 1e15
+LEAST, MOST = 1e-9, 1e15
 #: Names of chips in the tables -> names in the catalog.
 CHIPS = {
     "a100_sxm": "a100-80gb-sxm", "h100_sxm": "h100-sxm", "h200_sxm": "h200-sxm", "b200_sxm": "b200-sxm",
@@ -33,6 +33,9 @@ _NCCL_BYTES = {"half": 2.0, "int8": 1.0}
 #: Block-scaled fp8: one fp32 scale for 128 values; results return in bf16.
 DISPATCH_BYTES, COMBINE_BYTES = 1.0 + 4.0 / 128.0, 2.0
 _ENGINE_BYTES = 2.0  # bf16
+#: Columns of words, and those that every table has.
+_NEEDED = ("chip", "framework", "kernel_source", "version")
+_WORDS = (*_NEEDED, "op_name", "nccl_dtype", "allreduce_dtype", "timing_mode")
 #: Columns that must be above 0.
 _TIMES = (
     "latency", "dispatch_transmit_us", "combine_transmit_us", "dispatch_avg_t_us", "combine_avg_t_us",
@@ -135,6 +138,7 @@ def read_table(path: Path) -> dict[str, list[Samples]]:
     reader = next((read for column, read in _READERS.items() if column in columns), None)
     if reader is None:
         raise ValueError(f"{path}: no column of {', '.join(_READERS)}; is it a table of collectives?")
+    _check_words(path, columns)
     _check(path, columns)
     found: dict[str, list[Samples]] = {}
     for name in sorted(set(columns["chip"])):
@@ -145,21 +149,38 @@ def read_table(path: Path) -> dict[str, list[Samples]]:
         found[known] = reader(rows, known, f"{path.name}, {{}}, {name}")
     if not found:
         raise ValueError(
-            f"{path}: column chip = {files.shown(columns['chip'][0])} is not in the catalog, choose one of "
-            f"{', '.join([*CHIPS, *catalog.names('chips')])}"
+            f"{files.shown_path(path)}: column chip = {files.shown(columns['chip'][0])} is not in the catalog, choose "
+            f"one of {files.choices([*CHIPS, *catalog.names('chips')])}"
         )
     return found
 
 
+def _check_words(path: Path, columns: dict[str, Any]) -> None:
+    """One message for the first column of words that is missing, or holds anything else."""
+    where = files.shown_path(path)
+    for name in _WORDS:
+        values = columns.get(name)
+        if values is None:
+            if name in _NEEDED:
+                raise ValueError(f"{where}: no column {name}")
+            continue
+        if values.ndim != 1:
+            raise ValueError(f"{where}: column {name} holds lists, expected words")
+        wrong = next((one for one in values.tolist() if not isinstance(one, str)), None)
+        if wrong is not None or None in values.tolist():
+            raise ValueError(f"{where}: column {name} = {files.shown(wrong)}: expected words")
+
+
 def _check(path: Path, columns: dict[str, Any]) -> None:
     """One message for the first value that cannot be fitted on."""
-    for name in (*_TIMES, *_COUNTS):
+    for name in (*_TIMES, *_COUNTS, "node_num"):
         values = columns.get(name)
         if values is None:
             continue
-        if values.dtype.kind not in "fiu":
+        if values.dtype.kind not in "fiu" or values.ndim != 1:
             raise ValueError(f"{path}: column {name} = {files.shown(values[0])} must hold numbers")
-        bad = ~(np.isfinite(values.astype(np.float64)) & (values > 0))
+        sizes = values.astype(np.float64)
+        bad = ~((sizes > 0.0) & (sizes <= MOST))
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise ValueError(f"{path}: column {name} = {values[row]} in row {row + 1} must be above 0")
@@ -297,9 +318,9 @@ def _number(path: Path, line: int, column: str, cell: str) -> float:
         value = float(cell)
     except ValueError:
         value = 0.0
-    if not 0.0 < value <= MOST:
+    if not LEAST <= value <= MOST:
         raise ValueError(
             f"{files.shown_path(path)}: line {line}, column {files.one_line(column, 60)} = {files.shown(cell)} "
-            f"must be a number above 0, and at most {MOST:g}"
+            f"must be a number above 0, from {LEAST:g} to {MOST:g}"
         )
     return value

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ridgeline import files
 from ridgeline.calibrate.columns import CaseError, positive, read_rows
 from ridgeline.calibrate.solve import solve_seen
 from ridgeline.calibrate.tables import held_out, select
@@ -54,6 +55,8 @@ def read(path: Path = FILE) -> dict[str, Any]:
 
     def row(values: Mapping[str, Any], where: str) -> list[Any]:
         """The chip and its numbers."""
+        if "chip" not in values:
+            raise CaseError(f"{where}, column chip: empty; this value is needed")
         return [values["chip"], *(_number(values, name, where) for name in needed[1:])]
 
     rows = read_rows(path, lambda names: [name for name in needed if name not in names], row)
@@ -67,10 +70,13 @@ def read(path: Path = FILE) -> dict[str, Any]:
 
 
 def _number(values: Mapping[str, Any], name: str, where: str) -> float:
+    said = str(values.get(name, ""))
+    if not said:
+        raise CaseError(f"{where}, column {name}: empty; this value is needed")
     try:
-        return positive(str(values[name]))
+        return positive(said)
     except ValueError as error:
-        raise CaseError(f"{where}, column {name}: '{values[name]}': {error}") from None
+        raise CaseError(f"{where}, column {name}: {files.shown(said)}: {error}") from None
 
 
 def fit(rows: Mapping[str, Any], chip: str | None = None) -> tuple[Tiled, list[Errors]]:
@@ -82,7 +88,8 @@ def fit(rows: Mapping[str, Any], chip: str | None = None) -> tuple[Tiled, list[E
     rates, cache = _machines(rows["chip"])
     fitting = np.ones(len(rows["seconds"]), np.bool_) if chip is None else rows["chip"] == chip
     if not fitting.any():
-        raise CaseError(f"no row is of chip '{chip}'; there are {', '.join(np.unique(rows['chip']))}")
+        known = files.choices(np.unique(rows["chip"]))
+        raise CaseError(f"no row is of chip {files.shown(chip)}; there are {known}")
 
     def predict(numbers: Array, chosen: Mapping[str, Any]) -> Array:
         """Seconds of rows under `Tiled` numbers."""

@@ -109,20 +109,22 @@ _LIMITS = (MemoryError, RecursionError, OverflowError, csv.Error)
 
 
 def _words(error: Exception) -> str:
-    """An error on one line, or with its problems on lines of their own; no control characters of a user's text."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{files.shown_path(error.filename)}: {error.strerror}"
-    said = "\n".join(files.one_line(line) for line in str(error).strip().split("\n"))
+    said = str(error).strip()
     if isinstance(error, MemoryError):
         return f"not enough memory: {said or 'the question is too large for this machine'}"
     if isinstance(error, RecursionError):
         return "an input is nested too deeply"
-    return (
-        f"a number is too large: {said}" if isinstance(error, OverflowError) else said or type(error).__name__
-    )
+    if isinstance(error, OverflowError):
+        return f"a number is too large: {said}"
+    return said or type(error).__name__
 
 
 def _fail(message: str, code: int = USAGE) -> int:
     prefix = "" if code == INTERRUPTED else "error: "
-    say(f"{prefix}{files.short(message, end=' ... (RIDGELINE_DEBUG=1 shows all)')}", err=True)
+    seen = "\n".join(
+        map(files.one_line, message.expandtabs(1).split("\n"))
+    )  # before it is cut: escapes take room
+    say(f"{prefix}{files.short(seen, end=' ... (RIDGELINE_DEBUG=1 shows all)')}", err=True)
     return code

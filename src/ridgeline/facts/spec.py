@@ -43,6 +43,8 @@ class Spec(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _seen(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, float) and abs(value) > MOST:
+            raise ValueError(f"{value:g} is beyond any machine: expected at most {MOST:g}")
         if isinstance(value, str | dict | tuple):
             assert info.field_name is not None
             allowed = _BREAKS if _LINES in cls.model_fields[info.field_name].metadata else frozenset()

@@ -27,7 +27,7 @@ from ridgeline.facts.requests import Requests
 from ridgeline.facts.services import service
 from ridgeline.facts.serving import Layout, Limits, Precision, Service
 from ridgeline.sim.serving.build import step_table
-from ridgeline.sim.serving.outcome import ITL_EDGES_S, Outcome
+from ridgeline.sim.serving.outcome import DONE, ITL_EDGES_S, Outcome
 from ridgeline.timing.collectives import collective_seconds
 from ridgeline.timing.topology import place
 
@@ -156,6 +156,7 @@ def replay(path: str | Path, engine: str | None = None, chip: str | None = None)
     # the run was started in one process beside its engine: no front end between them
     table = step_table(served.replace(engine=served.engine.model_copy(update={"frontend": 0.0})), longest)
     outcome = simulate(requests, table, sample_s=SAMPLE_S)
+    _check_served(path, requests, outcome)
     sent = columns["arrival_time"] + shift
     first, last = columns["first_token_ts"], columns["last_token_ts"]
     gaps = np.maximum(columns["output_toks"] - 1.0, 1.0)
@@ -185,6 +186,18 @@ def replay(path: str | Path, engine: str | None = None, chip: str | None = None)
         outcome,
         skipped,
     )
+
+
+def _check_served(path: Path, requests: Requests, outcome: Outcome) -> None:
+    """Raise CaseError where the simulated engine does not take a request: it has no latency to compare."""
+    lost = np.flatnonzero(outcome.status != DONE)
+    if lost.size:
+        first = int(lost[0])
+        raise CaseError(
+            f"{files.shown_path(path / 'requests.jsonl')}: {lost.size:,} of {len(requests):,} requests are not served "
+            f"in the simulation, such as one of {requests.input_tokens[first]:,} + "
+            f"{requests.output_tokens[first]:,} tokens; do they fit the engine's cache and context?"
+        )
 
 
 def _service(path: Path, meta: dict[str, Any], engine: str | None, chip: str | None) -> Service:

@@ -6,6 +6,7 @@ encoders around a text model are left out.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,12 @@ def _load(path: Path) -> Mapping[str, Any]:
     return values
 
 
+def _hint(kind: str) -> str:
+    close = difflib.get_close_matches(kind, supported(), n=3)
+    nearest = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{nearest}choose one of: {files.choices(supported())}"
+
+
 def _family(fields: Fields) -> tuple[str, Fields]:
     """The family's key and the fields of the text model, which multimodal files nest in ``text_config``."""
     if fields.has("text_config"):
@@ -92,4 +99,4 @@ def _family(fields: Fields) -> tuple[str, Fields]:
     if not kind and fields.has("ssm_cfg"):
         return "mamba2", fields
     problem = f"model_type = {files.shown(kind)} is unknown" if kind else "field 'model_type' is missing"
-    raise HuggingFaceError(f"{fields.where}: {problem}; choose one of: {', '.join(supported())}")
+    raise HuggingFaceError(f"{fields.where}: {problem}; {_hint(kind)}")
