@@ -53,7 +53,10 @@ def refreshed(text: str, folder: Path | None) -> str:
             return match[0]
         prompt = f"$ {command}\n" if match["text"].startswith("$ ") else ""
         head = match[0][: match.start("text") - match.start()]
-        return f"{head}{prompt}{output(command, spec, folder)}\n```"
+        after = output(command, spec, folder)
+        if after.startswith("error: ") and "\nerror: " not in f"\n{match['text']}":
+            raise SystemExit(f"nothing is written, the command of an example fails: {command}\n{after}")
+        return f"{head}{prompt}{after}\n```"
 
     return BLOCK.sub(block, text)
 
@@ -107,10 +110,10 @@ def _words(value: Any) -> str:
 def main() -> None:
     """Write every page whose output has changed."""
     folder = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else None
-    for path in PAGES:
-        before = path.read_text(encoding="utf-8")
-        after = refreshed(before, folder)
-        if after != before:
+    pages = {path: path.read_text(encoding="utf-8") for path in PAGES}
+    found = {path: refreshed(before, folder) for path, before in pages.items()}
+    for path, after in found.items():
+        if after != pages[path]:
             path.write_text(after, encoding="utf-8")
             print(f"{path.relative_to(ROOT)}: written anew")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,33 @@ def test_what_is_no_file_is_written_to_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Is a directory") as caught:
         files.write(tmp_path, "a")
     assert caught.value.filename == str(tmp_path)
+
+
+def test_a_pipe_that_nobody_reads_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(OSError, match="No such device") as caught:
+        files.write(tmp_path / "pipe.json", NEW)
+    assert caught.value.filename == str(tmp_path / "pipe.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or os.geteuid() != 0, reason="root may write anything")
+def test_a_file_that_may_not_be_written_is_not_replaced() -> None:
+    folder = Path(tempfile.mkdtemp())
+    target = folder / "kept.json"
+    target.write_text(OLD)
+    target.chmod(0o444)
+    folder.chmod(0o777)
+    child = os.fork()
+    if child == 0:
+        os.setuid(65534)
+        try:
+            files.write(target, NEW)
+        except PermissionError as error:
+            os._exit(42 if error.filename == str(target) else 43)
+        os._exit(44)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+    assert target.read_text() == OLD
+    shutil.rmtree(folder)
 
 
 def test_a_long_name_is_written(tmp_path: Path) -> None:

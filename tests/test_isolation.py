@@ -200,9 +200,48 @@ def test_a_reader_that_went_away_loses_no_file(tmp_path: Path) -> None:
     target = tmp_path / "result.json"
     reading, writing = os.pipe()
     os.close(reading)
-    program = "import sys; from ridgeline.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", program, *TRAIN, "--out", str(target)]
+    command = [sys.executable, "-m", "ridgeline", *TRAIN, "--out", str(target)]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(target.read_text())["chip"] == "h100-sxm"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("words", [["catalog", "show", "h100-sxm"], [*TRAIN, "--json"]])
+def test_a_full_standard_output_is_one_message(words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "ridgeline", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: standard output: No space left on device"
+    assert "Exception" not in done.stderr
+
+
+def test_a_home_is_expanded_and_a_command_that_is_shown_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main([*TRAIN, "--out", "~/my plan.json"]) == 0
+    assert f"ridgeline explain '{tmp_path}/my plan.json'" in capsys.readouterr().out
+    assert (tmp_path / "my plan.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("emit", "name", "ending"), [("nemo", "run.sh", ".py"), ("megatron", "run.py", ".sh")]
+)
+def test_a_launch_file_has_the_ending_of_what_it_holds(
+    emit: str, name: str, ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TRAIN, "--emit", emit, "--out", str(tmp_path / name)]) == 2
+    assert f"choose .html, trace.json, .json, {ending}" in capsys.readouterr().err
+
+
+def test_a_new_catalog_file_replaces_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("# hours of work\n")
+    assert main(["catalog", "new", "chip", "mine", "--out", str(path)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert path.read_text() == "# hours of work\n"
+    assert main(["catalog", "new", "chip", "../mine"]) == 2
+    assert "a name may hold only lower-case letters" in capsys.readouterr().err

@@ -191,7 +191,7 @@ def test_commands_print_nothing_that_moves_a_terminal(
         (["catalog", "show", "\x1b[31m"], 2),
         (["catalog", "check", str(path)], 2),
         (["catalog", "check", str(odd)], 2),
-        (["catalog", "new", "model", "a\x1b[31m"], 0),
+        (["catalog", "new", "model", "a\x1b[31m"], 2),
         (["explain", str(tmp_path / "\x1b[31m.json")], 2),
         (["validate", str(tmp_path / "\x1b[31m.csv")], 2),
         (["\x1b[31m"], 2),

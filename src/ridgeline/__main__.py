@@ -14,8 +14,7 @@ _asked = False
 
 def main() -> int:
     """Run the command line of this process and return its exit code."""
-    import contextlib
-
+    from ridgeline.cli.main import leave_stdout
     from ridgeline.cli.main import main as run
 
     _on_interrupt(_interrupt)
@@ -27,8 +26,13 @@ def main() -> int:
             raise
         _stop()
     _on_interrupt(_stop)
-    with contextlib.suppress(OSError, ValueError):  # Python says at exit what is wrong with it
+    try:
         sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        leave_stdout()
+        if not isinstance(error, BrokenPipeError):  # whose reader has what it wanted
+            sys.stderr.write(f"error: standard output: {getattr(error, 'strerror', None) or error}\n")
+            code = code or 2
     if _asked:  # a way out over `sys.exit` looks killed where Ctrl-C came within `exec`
         os._exit(INTERRUPTED)
     _on_interrupt(signal.SIG_IGN)  # all is said; what is left takes milliseconds

@@ -8,6 +8,7 @@ comment, a terminal, a message or a spreadsheet through `one_line`, `shown` or `
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -47,8 +48,8 @@ def write(path: str | Path, content: str | bytes, mode: int = 0o666) -> Path:
 
     The content goes to a file beside it, which is synced and then renamed over it; a process that is killed at any
     moment, or a full disk, leaves the older file as it was. A symbolic link is followed, the older file's mode
-    kept; a new one gets ``mode``, narrowed by the umask. What is no file (``/dev/stdout``, a pipe) is written to
-    as it is. Two writers: the last one wins, whole.
+    kept, and one that may not be written is not replaced; a new one gets ``mode``, narrowed by the umask. What is no
+    file (``/dev/stdout``, a pipe with a reader) is written to as it is. Two writers: the last one wins, whole.
 
     Raises:
         OSError: the folder or the file cannot be written; ``filename`` is ``path``.
@@ -60,8 +61,10 @@ def write(path: str | Path, content: str | bytes, mode: int = 0o666) -> Path:
         target = Path(os.path.realpath(target))
         older = _mode(target)
         if older is not None and not stat.S_ISREG(older):
-            target.write_bytes(data)
+            _pour(target, data)
             return Path(path)
+        if older is not None and not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         _replace(target, data, older, mode)
     except OSError as error:
         # The rename and the write itself know no name, or that of the file beside: the user knows the target only.
@@ -74,6 +77,14 @@ def _mode(path: Path) -> int | None:
         return path.stat().st_mode
     except FileNotFoundError:
         return None
+
+
+def _pour(target: Path, data: bytes) -> None:
+    """Write to a device or a pipe; one that nobody reads is refused, as its opening would wait for a reader."""
+    descriptor = os.open(target, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(descriptor, "wb") as file:
+        os.set_blocking(descriptor, True)
+        file.write(data)
 
 
 def _replace(target: Path, data: bytes, older: int | None, mode: int) -> None:

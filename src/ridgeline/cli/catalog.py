@@ -114,6 +114,14 @@ def new(
     from ridgeline.facts import catalog
 
     text = template(kind, name)
+    if not catalog.is_name(name):
+        raise shared.Mistake(
+            f"{files.shown(name)}: a name may hold only lower-case letters, digits, '-' and '.', such as my-chip-2"
+        )
+    if out is not None and out.exists():
+        raise shared.Mistake(
+            f"--out {files.shown_path(out)}: is there already; a new file never replaces another"
+        )
     _give(text, out)
     if out is None:
         out = catalog.folders()[0] / catalog.KINDS[_key(kind)].folder / f"{name}.yaml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import sys
 import warnings
@@ -87,8 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of a pipe has gone, which Click turns into an exit with 1, a code that nothing else here has.
         if isinstance(end, SystemExit) and end.code != 1:
             raise
-        # Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        leave_stdout()
         return 0
     except (*_LIMITS, ValueError, OSError) as error:
         if os.environ.get("RIDGELINE_DEBUG"):
@@ -108,9 +108,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 _LIMITS = (MemoryError, RecursionError, OverflowError, csv.Error)
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
+
+
+def leave_stdout() -> None:
+    """Write no more to standard output: Python would complain again when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def _words(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{files.shown_path(error.filename)}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:  # files are named where they are written
+        leave_stdout()
+        return f"standard output: {error.strerror}"
     said = str(error).strip()
     if isinstance(error, MemoryError):
         return f"not enough memory: {said or 'the question is too large for this machine'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def named(paths: Iterable[Path] | None, known: Iterable[str]) -> list[Output]:
         Mistake: an ending is unknown, or a file cannot be written; said before a long search, not after it.
     """
     endings = tuple(known)
-    found = [(path, _ending(path, endings)) for path in paths or ()]
+    expanded = dict.fromkeys(files.expanded(path) for path in paths or ())
+    found = [(path, _ending(path, endings)) for path in expanded]
     for path, _ in found:
         _check(path)
     return found
@@ -46,6 +48,8 @@ def _check(path: Path) -> None:
         raise Mistake(f"{where}: {files.shown_path(folder)} is a file, not a folder")
     if not os.access(folder, os.W_OK):
         raise Mistake(f"{where}: no right to write in {files.shown_path(folder)}")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise Mistake(f"{where}: no right to write this file")
 
 
 def save(chosen: Iterable[Output], writers: Mapping[str, Writer]) -> list[str]:
@@ -68,6 +72,11 @@ def complain(unsaved: list[str]) -> None:
 def write_text(path: Path, text: str) -> Path:
     """Write a file that ends with a line feed, making its folder."""
     return files.write(path, text if text.endswith("\n") else text + "\n")
+
+
+def word(path: Path) -> str:
+    """A file as a word of a command that is shown, to be pasted into a shell."""
+    return files.one_line(shlex.quote(str(path)))
 
 
 def text_of(make: Callable[[], str]) -> Writer:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ridgeline.api.serving_result import ServingResult
 
 OUTPUTS = (".html", ".json")
-LAUNCHERS = (".sh", ".yaml", ".yml")
 NAMES = (
     "on", "chips", "isl", "osl", "rate", "concurrency", "trace", "ttft", "tpot", "percentile",
     "precision", "experts", "kv", "chunk", "max_seqs", "disaggregated", "tp", "pp", "ep", "dp", "cp",
@@ -184,24 +183,25 @@ def serve(
     as_json: shared.Json = False,
 ) -> None:
     """Plan a deployment: without degrees all plans are searched; what is given is kept."""
-    chosen = outputs.named(out, (*OUTPUTS, *(LAUNCHERS if emit else ())))
+    launchers = _launchers(emit)
     options = dict(ctx.params)
-    if emit is not None:
-        options["engine"] = _engine_for(emit, engine)
+    if emit is not None and engine is None and emit != "kubernetes":
+        options["engine"] = emit  # a launch file for one framework is of a plan for it
+    chosen = outputs.named(out, (*OUTPUTS, *launchers))
     result = found(options, shared.said(ctx.obj))
     shared.took(result.seconds)
     launch = result.emit(emit) if emit else ""
     writers: dict[str, outputs.Writer] = {
         ".html": result.write_report,
         ".json": outputs.text_of(lambda: shared.json_text(result.to_dict())),
-        **dict.fromkeys(LAUNCHERS, outputs.text_of(lambda: launch)),
+        **dict.fromkeys(launchers, outputs.text_of(lambda: launch)),
     }
     unsaved = outputs.save(chosen, writers)
     if as_json:
         shared.echo_json(result.to_dict() | ({"launch": launch} if emit else {}))
     else:
         # A launch file alone on stdout can be piped; people still read the rest on stderr.
-        if launch and not any(ending in LAUNCHERS for _, ending in chosen):
+        if launch and not any(ending in launchers for _, ending in chosen):
             typer.echo(launch, nl=not launch.endswith("\n"))
         shared.say(f"{result.table(top)}\n\n{_files(chosen)}", err=bool(launch))
     outputs.complain(unsaved)
@@ -233,13 +233,16 @@ def found(options: dict[str, Any], command: str = "") -> ServingResult:
         counter.wipe()
 
 
-def _engine_for(emit: str, engine: str | None) -> str | None:
-    """A launch file for one framework is of a plan for it."""
-    from ridgeline.emit.serving import SERVING_FRAMEWORKS
+def _launchers(emit: str | None) -> tuple[str, ...]:
+    """Endings of a launch file, where one is asked for; Mistake where no framework has that name."""
+    if emit is None:
+        return ()
+    from ridgeline.emit.serving import SERVING_SUFFIX
 
-    if emit not in SERVING_FRAMEWORKS:
-        raise shared.Mistake(f"--emit {emit}: unknown framework; choose {', '.join(SERVING_FRAMEWORKS)}")
-    return emit if engine is None and emit != "kubernetes" else engine
+    if emit not in SERVING_SUFFIX:
+        raise shared.Mistake(f"--emit {emit}: unknown framework; choose {', '.join(SERVING_SUFFIX)}")
+    ending = SERVING_SUFFIX[emit]
+    return (ending, ".yml") if ending == ".yaml" else (ending,)
 
 
 def _files(chosen: list[outputs.Output]) -> str:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ridgeline.facts.stack import Stack
 
 OUTPUTS = (".html", "trace.json", ".json")
-LAUNCHERS = (".sh", ".toml", ".py")
 
 
 def train(
@@ -83,9 +82,8 @@ def train(
     as_json: shared.Json = False,
 ) -> None:
     """Plan a training run: without degrees all plans are searched; degrees that are given are kept."""
-    chosen = outputs.named(out, (*OUTPUTS, *(LAUNCHERS if emit else ())))
-    if emit is not None:
-        _check_framework(emit)
+    launchers = _launchers(emit)
+    chosen = outputs.named(out, (*OUTPUTS, *launchers))
     result = found(ctx.params, command=shared.said(ctx.obj))
     shared.took(result.seconds)
     launch = result.best[0].emit(emit) if emit else ""
@@ -93,14 +91,14 @@ def train(
         ".html": result.write_report,
         "trace.json": lambda path: result.best[0].write_trace(path),
         ".json": outputs.text_of(lambda: shared.json_text(result.to_dict())),
-        **dict.fromkeys(LAUNCHERS, outputs.text_of(lambda: launch)),
+        **dict.fromkeys(launchers, outputs.text_of(lambda: launch)),
     }
     unsaved = outputs.save(chosen, writers)
     if as_json:
         shared.echo_json(result.to_dict() | ({"launch": launch} if emit else {}))
     else:
         # A launch file alone on stdout can be piped; people still read the rest on stderr.
-        if launch and not any(ending in LAUNCHERS for _, ending in chosen):
+        if launch and not any(ending in launchers for _, ending in chosen):
             typer.echo(launch, nl=not launch.endswith("\n"))
         shared.say(f"{result.table(shared.width())}\n\n{_files(chosen)}", err=bool(launch))
     outputs.complain(unsaved)
@@ -142,11 +140,15 @@ def parse(words: list[str]) -> dict[str, Any]:
     return dict(typer.main.get_command(app).make_context("ridgeline train", words).params)
 
 
-def _check_framework(name: str) -> None:
-    from ridgeline.emit import FRAMEWORKS
+def _launchers(emit: str | None) -> tuple[str, ...]:
+    """The ending of a launch file, where one is asked for; Mistake where no framework has that name."""
+    if emit is None:
+        return ()
+    from ridgeline.emit import SUFFIX
 
-    if name not in FRAMEWORKS:
-        raise shared.Mistake(f"--emit {name}: unknown framework; choose {', '.join(FRAMEWORKS)}")
+    if emit not in SUFFIX:
+        raise shared.Mistake(f"--emit {emit}: unknown framework; choose {', '.join(SUFFIX)}")
+    return (SUFFIX[emit],)
 
 
 def _stack(emit: str | None) -> Stack | None:
@@ -163,6 +165,6 @@ def _files(chosen: list[outputs.Output]) -> str:
     if not chosen:
         parts.append("Report: --out report.html")
     parts.append("Emit: --emit megatron | torchtitan | nemo")
-    result = files.shown_path(results[0]) if results else ""
+    result = outputs.word(results[0]) if results else ""
     parts.append(f"Explain: ridgeline explain {result}" if result else "Explain: --out result.json")
     return "     ".join(parts)

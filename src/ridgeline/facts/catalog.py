@@ -259,11 +259,16 @@ def names(kind: str) -> list[str]:
     )
 
 
+def is_name(text: str) -> bool:
+    """Whether ``text`` may be the name of an entry: lower-case letters, digits, '-' and '.', of a file's length."""
+    return _SLUG.match(text) is not None and len(text) <= LONGEST_NAME
+
+
 def entry_path(kind: str, name: str) -> Path | None:
     """The file that defines ``name``, the user's before the built-in; None if there is none. Any case."""
     folder = _kind(kind)[1].folder
     lowered = name.lower()
-    if not _SLUG.match(lowered) or len(lowered) > LONGEST_NAME:
+    if not is_name(lowered):
         return None
     for root in folders():
         for suffix in SUFFIXES:

@@ -208,9 +208,8 @@ class _Loop:
         alone = (running * table.ranks - 1.0) / max(running * table.ranks, 1.0)
         others = begun * (some / busy if busy > 0.0 else 1.0) * alone
         wait = others * added
-        if (
-            table.schedule == "chunked"
-        ):  # a step takes no more of prompts than its budget leaves; the others queue
+        if table.schedule == "chunked":
+            # a step takes no more of prompts than its budget leaves; the others queue
             wait = min(wait, added * _budget(table, beside) / isl)
         between = step + wait
         tpot = between / made
