@@ -94,6 +94,64 @@ def test_an_interruption_leaves_nothing_half_written(tmp_path: Path, monkeypatch
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_process_told_to_end_leaves_nothing_half_written(tmp_path: Path, number: signal.Signals) -> None:
+    target = tmp_path / "a.json"
+    target.write_text(OLD)
+    child = os.fork()
+    if child == 0:
+        signal.signal(number, signal.SIG_DFL)
+        os.fsync = lambda _: os.kill(
+            os.getpid(), number
+        )  # while the new content is beside, whole but unnamed
+        try:
+            files.write(target, NEW)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -number
+    assert target.read_text() == OLD
+    assert os.listdir(tmp_path) == ["a.json"]
+    files.write(target, NEW)
+    assert signal.getsignal(number) is signal.SIG_DFL  # a handler of ours stays for a write only
+
+
+def test_what_killed_writers_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    target, mark = tmp_path / "a[1].json", "0" * 32
+    names = [f".a[1].json.{mark}.part", f".a1.json.{mark}.part", ".a[1].json.part", f"a[1].json.{mark}.part"]
+    for name in names:
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (1e9, 1e9))
+    under_way = tmp_path / f".a[1].json.{'1' * 32}.part"
+    under_way.write_text("half")
+    files.write(target, NEW)
+    assert sorted(os.listdir(tmp_path)) == sorted([*names[1:], under_way.name, target.name])
+
+
+def test_a_byte_that_is_no_text_does_not_stop_a_file(tmp_path: Path) -> None:
+    target = files.write(tmp_path / "a\udcff.txt", "of mod\udcff.yaml")
+    assert target.read_text(encoding="utf-8") == "of mod\\udcff.yaml"
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/mem").exists(), reason="a file of Linux that opens but cannot be read"
+)
+@pytest.mark.parametrize("size", [-1, 100])
+def test_a_read_that_fails_names_the_file(tmp_path: Path, size: int) -> None:
+    link = tmp_path / "mem.csv"
+    link.symlink_to("/proc/self/mem")
+    with (
+        files.open_file(link) as file,
+        pytest.raises(files.FileError, match=r"mem\.csv: cannot be read: Input"),
+    ):
+        file.read(size)
+    with (
+        files.open_file(link) as file,
+        pytest.raises(files.FileError, match=r"mem\.csv: cannot be read: Input"),
+    ):
+        file.readline()
+
+
 def test_write_makes_folders_keeps_the_mode_and_follows_links(tmp_path: Path) -> None:
     target = files.write(tmp_path / "new" / "folder" / "run.sh", "#!/bin/sh\n")
     os.chmod(target, 0o750)

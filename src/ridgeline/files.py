@@ -9,19 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
+import re
+import signal
 import stat
+import threading
+import time
 import unicodedata
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 #: Bytes of a file that is read whole, unless its reader says otherwise.
 MOST_BYTES = 64 * 2**20
+#: Seconds after which a file that is still being written is one whose writer was killed.
+ABANDONED_S = 3600.0
 #: Characters of a wrong value that a message repeats.
 SHOWN = 60
+#: Bytes that are taken from a disk at once.
+_PIECE = 128 * 2**10
 #: Characters of a message: what a terminal shows at a glance.
 MESSAGE = 400
 
@@ -50,11 +59,13 @@ def write(path: str | Path, content: str | bytes, mode: int = 0o666) -> Path:
     moment, or a full disk, leaves the older file as it was. A symbolic link is followed, the older file's mode
     kept, and one that may not be written is not replaced; a new one gets ``mode``, narrowed by the umask. What is no
     file (``/dev/stdout``, a pipe with a reader) is written to as it is. Two writers: the last one wins, whole.
+    What a writer of the same file left beside it when it was killed, an hour ago or more, is removed. A code point
+    that UTF-8 does not have (a byte of a file's name that is no UTF-8) is written as its escape.
 
     Raises:
         OSError: the folder or the file cannot be written; ``filename`` is ``path``.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -89,20 +100,56 @@ def _pour(target: Path, data: bytes) -> None:
 
 def _replace(target: Path, data: bytes, older: int | None, mode: int) -> None:
     beside = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.part")
-    try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with open(descriptor, "wb") as file:
-            if older is not None:
-                os.chmod(beside, stat.S_IMODE(older))
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(beside, target)
-    except BaseException:  # Ctrl-C among them: nothing half written stays
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
+    with _removed_when_told_to_end(beside):
+        try:
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with open(descriptor, "wb") as file:
+                if older is not None:
+                    os.chmod(beside, stat.S_IMODE(older))
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            os.replace(beside, target)
+        except BaseException:  # Ctrl-C among them: nothing half written stays
+            _unlink(beside)
+            raise
     _sync_folder(target.parent)
+    _sweep(target)
+
+
+@contextlib.contextmanager
+def _removed_when_told_to_end(beside: Path) -> Iterator[None]:
+    """Remove ``beside`` before SIGTERM or SIGHUP end the process, where they would end it without a word."""
+
+    def end(number: int, _: object) -> None:
+        _unlink(beside)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    names = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    in_main = threading.current_thread() is threading.main_thread()  # no other thread may set a handler
+    taken = [number for number in names if in_main and signal.getsignal(number) is signal.SIG_DFL]
+    try:
+        for number in taken:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed writers of ``target`` left: a power cut and SIGKILL let nobody clean up."""
+    ours = re.compile(rf"\.{re.escape(target.name[:100])}\.[0-9a-f]{{32}}\.part")
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(target.parent):
+            if ours.fullmatch(entry.name) and entry.stat().st_mtime < time.time() - ABANDONED_S:
+                _unlink(Path(entry))
+
+
+def _unlink(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -122,7 +169,7 @@ def open_file(path: Path) -> BinaryIO:
     """Open a file for reading in pieces: never a folder, nor a pipe or device, which may block or never end.
 
     Raises:
-        FileError: missing, forbidden, or no file.
+        FileError: missing, forbidden, or no file; also while it is read, where the disk or the system fails.
     """
     try:
         # Without O_NONBLOCK the mere opening of a pipe waits for its writer.
@@ -130,15 +177,39 @@ def open_file(path: Path) -> BinaryIO:
     except FileNotFoundError:
         raise FileError(path, "no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise FileError(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise _unreadable(path, error) from None
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise FileError(path, f"is {_kind(mode)}, expected a file")
-        return open(descriptor, "rb")
+        return io.BufferedReader(_Named(descriptor, path), _PIECE)
     except BaseException:
         os.close(descriptor)
         raise
+
+
+class _Named(io.FileIO):
+    """A file whose errors say its name: those of Python's own know a number only."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        super().__init__(descriptor, "rb")
+        self._path = path
+
+    def readinto(self, buffer: Any) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise _unreadable(self._path, error) from None
+
+    def readall(self) -> bytes:
+        try:
+            return super().readall()
+        except OSError as error:
+            raise _unreadable(self._path, error) from None
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> FileError:
+    return FileError(path, f"cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def _kind(mode: int) -> str:
@@ -153,11 +224,8 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     Raises:
         FileError: as `open_file`, or larger than ``most``.
     """
-    try:
-        with open_file(path) as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        raise FileError(path, f"cannot be read: {error.strerror}") from None
+    with open_file(path) as file:
+        content = file.read(most + 1)
     if len(content) > most:
         raise FileError(path, f"larger than {_size(most)}; expected a smaller file")
     return content
