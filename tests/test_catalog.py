@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ridgeline.facts import catalog
+from ridgeline.facts import catalog, notes
 from ridgeline.facts.catalog import CatalogError
 from ridgeline.facts.chip import Chip
 from ridgeline.facts.kernel_calibration import Provenance
@@ -332,6 +334,86 @@ def test_a_bad_user_file_breaks_only_its_own_lookup(folder: Path) -> None:
     assert catalog.chip("h100-sxm").tdp == 700
     with pytest.raises(CatalogError, match=r"my-chip.yaml: 1 problem\n  line 1"):
         catalog.chip("my-chip")
+
+
+def test_a_bad_user_file_is_left_out_where_no_name_is_asked_for(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    notes.tell.cache_clear()
+    ours = {kind: catalog.names(kind) for kind in catalog.kinds()}
+    assert all(catalog.readable(kind) == names for kind, names in ours.items())
+    for kind in catalog.kinds():
+        write(folder, f"{catalog.KINDS[kind].folder}/bad.yaml", "name: bad\n")
+    write(folder, "engines/Odd.yaml", "name: Odd\n")
+    write(folder, "engines/child.yaml", "name: child\nparent: bad\n")
+    for _ in range(2):
+        assert all(catalog.readable(kind) == names for kind, names in ours.items())
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == len(set(said)) == len(ours) + 2
+    assert any(
+        line.startswith("note: engines/bad.yaml is left out: ")
+        and line.endswith(f"problems; `ridgeline catalog check {folder}/engines/bad.yaml` lists them")
+        for line in said
+    )
+    with pytest.raises(CatalogError, match=r"bad\.yaml: \d+ problems"):
+        catalog.engine("bad")
+
+
+def test_a_bad_built_in_file_is_never_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder, "engines/bad.yaml", "name: bad\n")
+    monkeypatch.setattr(catalog, "BUILT_IN", folder)
+    assert catalog.readable("engines") == ["bad"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or os.geteuid() != 0, reason="root may enter anything")
+@pytest.mark.parametrize("variable", ["HOME", "XDG_CONFIG_HOME", "RIDGELINE_CATALOG"])
+def test_a_folder_that_may_not_be_entered_is_as_one_that_is_not_there(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    digest = catalog.digest()
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    monkeypatch.setenv(variable, str(closed))
+    notes.tell.cache_clear()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setuid(65534)
+            assert catalog.entry_path("chips", "h100-sxm") is not None
+            assert catalog.entry_path("chips", "no-such-chip") is None
+            assert catalog.chip("h100-sxm").name == "h100-sxm"
+            assert catalog.digest() == digest
+            told = [record.getMessage() for record in caplog.records]
+            assert len(told) == (variable != "HOME"), told
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or os.geteuid() != 0, reason="root may read anything")
+def test_a_file_that_may_not_be_read_stops_only_its_own_lookup(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    folder = Path(tempfile.mkdtemp())  # not pytest's own, which others may not enter
+    request.addfinalizer(lambda: shutil.rmtree(folder))
+    folder.chmod(0o755)
+    monkeypatch.setenv("RIDGELINE_CATALOG", str(folder))
+    write(folder, "chips/mine.yaml", "name: mine\n").chmod(0o000)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setuid(65534)
+            with pytest.raises(CatalogError, match="Permission denied"):
+                catalog.chip("mine")
+            assert len(catalog.digest()) == 12
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_kinds_have_schemas() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ridgeline.facts.notes import tell
 from ridgeline.sim.serving import machine_code
 from ridgeline.sim.serving.jit import keep
 
@@ -27,7 +28,7 @@ def tiny(x: float, y: float) -> float:
 
 def answer() -> float:
     """What a process does that calls an entry point for the first time."""
-    machine_code._tell.cache_clear()
+    tell.cache_clear()
     return keep(tiny)(1.5, 4.0)
 
 
@@ -179,14 +180,14 @@ def test_files_and_folders_of_another_user_are_not_used(
     assert "others can write it" in notes(caplog)[0]
     os.chown(folder, ANYONE, ANYONE)
     assert answer() == 7.0
-    assert "in every run" in notes(caplog)[0]
+    assert "in every run" in notes(caplog)[-1]
 
 
 def test_a_link_is_no_folder_for_code(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "elsewhere")
     assert answer() == 7.0
-    assert "in every run" in notes(caplog)[0]
+    assert "in every run" in notes(caplog)[-1]
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -202,6 +203,30 @@ def test_the_users_cache_folder_is_taken_then_temporary_files(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert list(machine_code.folders()) == [tmp_path / "xdg" / "ridgeline" / "compiled", temporary]
     assert {(path.stat().st_mode & 0o777) for path in machine_code.folders()} == {0o700}
+
+
+@pytest.mark.parametrize(
+    ("named", "problem"),
+    [("~nobody-here/x", "no such user"), ("/dev/null", "is no folder"), ("shared", "others can write")],
+)
+def test_a_named_folder_that_cannot_be_used_is_told_once(
+    named: str,
+    problem: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "shared" / "compiled").mkdir(parents=True)
+    (tmp_path / "shared" / "compiled").chmod(0o777)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RIDGELINE_CACHE", named)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    assert answer() == 7.0
+    (note,) = [line for line in notes(caplog) if "RIDGELINE_CACHE" in line]
+    assert note.startswith(f"note: RIDGELINE_CACHE = {named} is passed over: ")
+    assert problem in note
+    assert sorted(os.listdir(tmp_path)) == ["shared", "tmp"]  # and no folder called ~nobody-here
 
 
 def test_old_code_does_not_pile_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,7 +246,7 @@ def _engines(given: Any, chip: Chip) -> tuple[Engine | str, ...]:
 
 def _engine(given: str | Engine, chip: Chip) -> Engine:
     fitting: dict[str, Engine] = {one.framework: one for one in engines_of(chip)}
-    known = [catalog.engine(name) for name in catalog.names("engines")]
+    known = [catalog.engine(name) for name in catalog.readable("engines")]
     same = [one for one in known if one.framework == given]
     if isinstance(given, Engine):
         found = given
@@ -355,7 +355,7 @@ def _check_formats(fixed: dict[str, Any], chip: Chip) -> None:
             continue
         form = catalog.number_format(fixed[name])
         if form.matrix_as not in chip.matrix:
-            known = [each for each in catalog.names("formats") if _multiplies(each, chip)]
+            known = [each for each in catalog.readable("formats") if _multiplies(each, chip)]
             raise InputError(
                 f"{name} = {form.name}: {chip.name} does not multiply {form.matrix_as}; "
                 f"choose {overrides.one_of(known)}"

@@ -19,7 +19,7 @@ def fitted_numbers() -> str:
 
 def _chips() -> str:
     rows = []
-    for name in catalog.names("steps"):
+    for name in catalog.readable("steps"):
         steps = catalog.step_calibration(name)
         numbers = [f"{getattr(steps, knob.name):.3g}" for knob in CHIP_KNOBS]
         rows.append([name, *numbers, *_held(steps.provenance)])
@@ -43,7 +43,7 @@ Other chips read {from_whom}."""
 
 def _stacks() -> str:
     rows = []
-    for name in catalog.names("stacks"):
+    for name in catalog.readable("stacks"):
         stack = catalog.stack(name)
         if stack.rows >= LEAST_ROWS:
             rows.append(

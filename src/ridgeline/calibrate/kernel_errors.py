@@ -84,7 +84,7 @@ def kernel_errors() -> str:
     """The part of the accuracy page on kernels: errors by operator and chip, and every target missed."""
     found = [
         one
-        for chip in catalog.names("libraries")
+        for chip in catalog.readable("libraries")
         for one in shipped(chip)
         if one.provenance.median_abs_err is not None
     ]

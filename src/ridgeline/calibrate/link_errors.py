@@ -53,7 +53,7 @@ def link_errors() -> str:
     """The part of the accuracy page on collectives: held-out errors by collective and chip, targets missed."""
     every = [
         one
-        for chip in catalog.names("links")
+        for chip in catalog.readable("links")
         for one in held(catalog.link_calibration(chip))
         if one.provenance.median_abs_err is not None
     ]

@@ -223,7 +223,7 @@ def derived(fitted: Mapping[str, LinkCalibration]) -> dict[str, LinkCalibration]
     if donor is None:
         return {}
     found = {}
-    for name in catalog.names("chips"):
+    for name in catalog.readable("chips"):
         if name in fitted or catalog.entry_path("links", name) is None or not _bridged(catalog.chip(name)):
             continue
         shipped = catalog.link_calibration(name)

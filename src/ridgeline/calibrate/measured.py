@@ -27,7 +27,7 @@ ATTENTION = ("attention", "decode", "latent", "latent_decode")
 
 def measured_chips(tabled: Collection[str]) -> list[Chip]:
     """Chips of the catalog with measured products but no kernel table, each after the relative it leans on."""
-    chips = [catalog.chip(name) for name in catalog.names("chips") if name not in tabled]
+    chips = [catalog.chip(name) for name in catalog.readable("chips") if name not in tabled]
     found = {chip.name: chip for chip in chips if chip.products}
 
     def depth(chip: Chip) -> int:

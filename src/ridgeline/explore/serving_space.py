@@ -124,7 +124,7 @@ class ServingSpace:
 
 def engines_of(chip: Chip) -> list[Engine]:
     """The newest engine of each framework that runs on a chip: one for its vendor alone goes before one for all."""
-    known = [catalog.engine(name) for name in catalog.names("engines")]
+    known = [catalog.engine(name) for name in catalog.readable("engines")]
     found = []
     for framework in FRAMEWORKS:
         same = [one for one in known if one.framework == framework and one.runs_on(chip)]

@@ -2,7 +2,8 @@
 
 A file lies at ``FOLDER/<kind's folder>/<name>.yaml``; a user's file of the same name replaces the built-in
 one. User folders are those in the environment variable ``RIDGELINE_CATALOG`` (separated like ``PATH``, first
-one wins), then ``~/.config/ridgeline/catalog``. A lookup reads the one file it needs, once, until it changes.
+one wins), then ``~/.config/ridgeline/catalog``; a folder that may not be entered is as one that is not there.
+A lookup reads the one file it needs, once, until it changes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ridgeline import files
-from ridgeline.facts import document, problems, transfer
+from ridgeline.facts import document, notes, problems, transfer
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.calibration import Calibration
 from ridgeline.facts.chip import Chip, Cluster
@@ -259,6 +260,36 @@ def names(kind: str) -> list[str]:
     )
 
 
+def readable(kind: str) -> list[str]:
+    """Names of a kind whose files are good, for questions that look at all of them and name none.
+
+    A user's file with problems is left out, which a note says; one of ours is given, and its lookup fails.
+    """
+    key, entry = _kind(kind)
+    return [name for name in names(key) if _is_readable(key, name, entry.spec)]
+
+
+def _is_readable(kind: str, name: str, spec: type[Spec]) -> bool:
+    path = entry_path(kind, name)
+    if path is None:  # a name with capital letters, a broken link
+        notes.tell(
+            f"{kind}/{files.one_line(name, files.SHOWN)} is left out: no file is found under that name"
+        )
+        return False
+    if path.is_relative_to(BUILT_IN):
+        return True
+    try:
+        _lookup(kind, name, spec)
+    except (CatalogError, OSError):
+        count = _count(_examine(path, kind, look_around=False)[1])
+        shown = files.shown_path(path)
+        notes.tell(
+            f"{kind}/{files.one_line(path.name)} is left out: {count}; `ridgeline catalog check {shown}` lists them"
+        )
+        return False
+    return True
+
+
 def is_name(text: str) -> bool:
     """Whether ``text`` may be the name of an entry: lower-case letters, digits, '-' and '.', of a file's length."""
     return _SLUG.match(text) is not None and len(text) <= LONGEST_NAME
@@ -273,7 +304,7 @@ def entry_path(kind: str, name: str) -> Path | None:
     for root in folders():
         for suffix in SUFFIXES:
             path = root / folder / f"{lowered}{suffix}"
-            if path.is_file():
+            if os.path.isfile(path):  # never raises, whatever may not be looked at
                 return path
     return None
 
@@ -300,9 +331,15 @@ def folders() -> tuple[Path, ...]:
 
 def _home(variable: str, folder: str) -> Path:
     try:
-        return files.expanded(folder)
+        found = files.expanded(folder)
+        os.stat(found / ".")
     except files.FileError as error:
         raise CatalogError(f"{variable}: {error}") from None
+    except PermissionError:
+        notes.tell(f"{variable}: {files.shown_path(folder)} is passed over: no right to enter it")
+    except (OSError, ValueError):  # it need not exist; ValueError: a NUL in the name
+        pass
+    return found
 
 
 def digest() -> str:
@@ -312,8 +349,16 @@ def digest() -> str:
         for name in names(kind):
             path = entry_path(kind, name)
             if path is not None:
-                total.update(f"{kind}/{name}\0".encode() + files.read_bytes(path, document.MAX_BYTES))
+                total.update(f"{kind}/{name}\0".encode() + _content(path))
     return total.hexdigest()[:12]
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file; the reason where it cannot be read, which no answer without it depends on."""
+    try:
+        return files.read_bytes(path, document.MAX_BYTES)
+    except files.FileError as error:
+        return error.reason.encode()
 
 
 def load_file(path: str | Path, kind: str | None = None) -> Spec:
@@ -342,7 +387,8 @@ def _lookup(kind: str, name: str, spec: type[SpecT]) -> SpecT:
     if path is None:
         known = names(kind)
         raise CatalogError(
-            f"unknown {KINDS[kind].noun} {files.shown(name)}{_closest(name, known)}; list all with {_list(kind)}"
+            f"unknown {KINDS[kind].noun} {files.shown(name)}{_beside(kind, name)}{_closest(name, known)}; "
+            f"list all with {_list(kind)}"
         )
     chain = _parents(path, kind) if kind in _INHERITING else (path,)
     found = _parsed(kind, tuple((link, *_stamp(link)) for link in chain))
@@ -433,9 +479,13 @@ def _reference_problems(kind: str, data: Mapping[str, Any]) -> list[str]:
 
 
 def _file_error(path: Path, lines: list[str]) -> CatalogError:
-    count = f"{len(lines)} problem{'s' if len(lines) != 1 else ''}"
     rest = f": `ridgeline catalog check {files.shown_path(path)}` lists all"
-    return CatalogError(files.listed(f"{files.shown_path(path.name)}: {count}", lines, rest))
+    name = files.shown_path(path.name or path)
+    return CatalogError(files.listed(f"{name}: {_count(lines)}", lines, rest))
+
+
+def _count(lines: list[str]) -> str:
+    return f"{len(lines)} problem{'s' if len(lines) != 1 else ''}"
 
 
 # Inheritance of stacks and engines
@@ -537,6 +587,12 @@ def _closest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(lowered, known, n=5, cutoff=0.5)
     found = list(dict.fromkeys([*inside, *close]))[:5]
     return f"; close: {' '.join(found)}" if found else ""
+
+
+def _beside(kind: str, name: str) -> str:
+    """A folder of a model that is named like one of the catalog."""
+    is_model = kind == "models" and os.path.isfile(os.path.join(name, "config.json"))
+    return f"; the folder of that name is ./{files.shown_path(name)}" if is_model else ""
 
 
 def _list(kind: str) -> str:

@@ -26,7 +26,7 @@ unless they say otherwise, before and after that change alone.
 
 def engine_numbers() -> str:
     """Every fitted number of every engine that rows inform, with its unit and meaning, as Markdown."""
-    engines = [catalog.engine(name) for name in catalog.names("engines")]
+    engines = [catalog.engine(name) for name in catalog.readable("engines")]
     headers = ["engine", *(f"`{row[0]}`" for row in NUMBERS), "`spread`", "rows"]
     rows = [
         [

@@ -232,7 +232,7 @@ def run_machine(path: Path, chip: str) -> Cluster:
         took = collective_seconds("all_reduce", LINK_BYTES, place(2, 1, cluster), cluster, links)
         return abs(math.log(LINK_BYTES / float(np.ravel(took)[0]) / stated))
 
-    known = [catalog.cluster_for(chip), *map(catalog.cluster, catalog.names("clusters"))]
+    known = [catalog.cluster_for(chip), *map(catalog.cluster, catalog.readable("clusters"))]
     return min((one for one in known if one.chip == chip), key=off)
 
 
@@ -251,7 +251,7 @@ def _chip(folder: str) -> str | None:
 
 
 def _newest(framework: str) -> str:
-    found = [catalog.engine(name) for name in catalog.names("engines")]
+    found = [catalog.engine(name) for name in catalog.readable("engines")]
     same = [one for one in found if one.framework == framework and not one.vendor]
     if not same:
         raise CaseError(f"engine {files.shown(framework)} is not in the catalog")

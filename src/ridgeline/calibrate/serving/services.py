@@ -128,4 +128,6 @@ def engine_for(framework: str, month: str, vendor: str) -> Engine:
 
 @lru_cache(maxsize=1)
 def _engines() -> tuple[Engine, ...]:
-    return tuple(sorted((catalog.engine(name) for name in catalog.names("engines")), key=lambda e: e.since))
+    return tuple(
+        sorted((catalog.engine(name) for name in catalog.readable("engines")), key=lambda e: e.since)
+    )

@@ -9,10 +9,8 @@ in one line, and the function compiled anew.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
-import logging
 import os
 import pickle
 import stat
@@ -29,6 +27,7 @@ import numpy as np
 from numba.core import caching, compiler, config, serialize
 
 from ridgeline import files
+from ridgeline.facts import notes
 
 #: Names the folder that code is kept in; without it the user's cache folder is taken, or one of temporary files.
 VARIABLE = "RIDGELINE_CACHE"
@@ -65,9 +64,9 @@ class MachineCode(caching._Cache):
                     damaged = True
                     _set_aside(path, error)
         except Exception as error:  # a Numba that is not as expected
-            _tell(f"kept machine code cannot be used with Numba {numba.__version__}: {error}")
+            notes.tell(f"kept machine code cannot be used with Numba {numba.__version__}: {error}")
         if not damaged:
-            _tell(f"{_MAKING} {_until()}")
+            notes.tell(f"{_MAKING} {_until()}")
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -78,7 +77,7 @@ class MachineCode(caching._Cache):
             key = self._key(sig, data.target_context)
             body = key + b"\n" + _SERIALIZE.dumps(data._reduce())
         except Exception as error:  # a Numba that is not as expected
-            _tell(f"machine code of Numba {numba.__version__} cannot be kept: {error}")
+            notes.tell(f"machine code of Numba {numba.__version__} cannot be kept: {error}")
             return
         content = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
         problem = ""
@@ -91,7 +90,7 @@ class MachineCode(caching._Cache):
                 _drop_old(folder)
                 return
         if problem:
-            _tell(problem)
+            notes.tell(problem)
 
     def enable(self) -> None:
         """It always is."""
@@ -120,22 +119,35 @@ class MachineCode(caching._Cache):
 
 def folders() -> Iterator[Path]:
     """Folders that code may be read from and kept in, the best first."""
-    for place in _places():
-        folder = Path(place, "compiled")
-        try:
-            os.makedirs(place, mode=0o700, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(folder, 0o700)
-            status = os.lstat(folder)
-        except (OSError, ValueError):  # ValueError: a NUL in the name
-            continue
-        if stat.S_ISDIR(status.st_mode) and _is_safe(status):
+    named = os.environ.get(VARIABLE)
+    for place in ([named] if named else []) + list(_places()):
+        folder = Path(os.path.expanduser(place), "compiled")
+        if not (problem := _problem(folder)):
             yield folder
+        elif place is named:
+            notes.tell(f"{VARIABLE} = {files.shown_path(place)} is passed over: {problem}")
+
+
+def _problem(folder: Path) -> str:
+    """Why a folder, which is made where it is not there, cannot be used; empty = it can."""
+    if folder.parts[0].startswith("~"):
+        return "no such user, or no home folder"
+    try:
+        os.makedirs(folder.parent, mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        status = os.lstat(folder)
+    except (FileExistsError, NotADirectoryError):
+        return "is no folder"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        return str(getattr(error, "strerror", None) or error)
+    if not stat.S_ISDIR(status.st_mode):
+        return f"'{folder.name}' in it is no folder"
+    return "" if _is_safe(status) else f"others can write into '{folder.name}' in it"
 
 
 def _places() -> Iterator[str]:
-    if named := os.environ.get(VARIABLE):
-        yield os.path.expanduser(named)
+    """Where code is kept unless the variable says so."""
     home = os.path.expanduser("~")
     if os.path.isabs(named := os.environ.get("XDG_CACHE_HOME", "")):
         yield os.path.join(named, "ridgeline")
@@ -178,7 +190,7 @@ def _set_aside(path: Path, error: Exception) -> None:
     with contextlib.suppress(OSError):
         path.unlink()
     reason = files.one_line(str(getattr(error, "reason", error)) or type(error).__name__, 80)
-    _tell(f"compiled code is made anew, {files.shown_path(path)} is not used: {reason}")
+    notes.tell(f"compiled code is made anew, {files.shown_path(path)} is not used: {reason}")
 
 
 def _until() -> str:
@@ -194,9 +206,3 @@ def _drop_old(folder: Path) -> None:
         found.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
         for entry in found[MOST_FILES:]:
             os.unlink(entry)
-
-
-@functools.cache  # once in a process
-def _tell(line: str) -> None:
-    # Without handlers, logging writes a warning to standard error as it is.
-    logging.getLogger("ridgeline").warning("note: %s", line)
