@@ -14,8 +14,9 @@ _asked = False
 
 def main() -> int:
     """Run the command line of this process and return its exit code."""
-    from ridgeline.cli.main import leave_stdout
+    from ridgeline.cli import streams
     from ridgeline.cli.main import main as run
+    from ridgeline.cli.shared import say
 
     _on_interrupt(_interrupt)
     try:
@@ -26,13 +27,10 @@ def main() -> int:
             raise
         _stop()
     _on_interrupt(_stop)
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError) as error:
-        leave_stdout()
-        if not isinstance(error, BrokenPipeError):  # whose reader has what it wanted
-            sys.stderr.write(f"error: standard output: {getattr(error, 'strerror', None) or error}\n")
-            code = code or 2
+    if (error := streams.flush_stdout()) is not None:
+        say(f"error: standard output: {getattr(error, 'strerror', None) or error}", err=True)
+        code = code or 2
+    streams.flush_stderr()
     if _asked:  # a way out over `sys.exit` looks killed where Ctrl-C came within `exec`
         os._exit(INTERRUPTED)
     _on_interrupt(signal.SIG_IGN)  # all is said; what is left takes milliseconds

@@ -49,7 +49,9 @@ def kernels(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILES", help="parquet tables of gemm, attention, mla, moe; any names, any of them"
+            parser=shared.file,
+            metavar="FILES",
+            help="parquet tables of gemm, attention, mla, moe; any names, any of them",
         ),
     ],
     out: Annotated[
@@ -177,7 +179,10 @@ def _percent(value: float | None) -> str:
 @app.command()
 def steps(
     cases: Annotated[
-        Path, typer.Argument(metavar="CASES.csv", help="measured runs; split 'fit' is fitted on")
+        Path,
+        typer.Argument(
+            parser=shared.file, metavar="CASES.csv", help="measured runs; split 'fit' is fitted on"
+        ),
     ],
     write: Annotated[
         Path | None,
@@ -236,6 +241,7 @@ def mixed(
     timings: Annotated[
         Path | None,
         typer.Argument(
+            parser=shared.file,
             metavar="TIMINGS.csv",
             help="columns chip, num_heads, num_key_value_heads, head_dim, requests, kv_tokens, latency_us; without it "
             "those that the catalog holds",

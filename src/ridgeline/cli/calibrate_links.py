@@ -42,6 +42,7 @@ def links(
     files: Annotated[
         list[Path],
         typer.Argument(
+            parser=shared.file,
             metavar="FILES",
             help="parquet tables of collectives, engine all-reduce or expert kernels; .csv shares between nodes",
         ),

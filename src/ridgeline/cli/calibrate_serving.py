@@ -14,7 +14,11 @@ from ridgeline.cli import shared
 def serving(
     points: Annotated[
         Path,
-        typer.Argument(metavar="POINTS.csv", help="measured points of serving; split 'fit' is fitted on"),
+        typer.Argument(
+            parser=shared.file,
+            metavar="POINTS.csv",
+            help="measured points of serving; split 'fit' is fitted on",
+        ),
     ],
     engine: Annotated[str | None, typer.Option(metavar="NAME", help="only this engine [all]")] = None,
     rounds: Annotated[int, typer.Option(help="most rounds of the search, each some ten evaluations")] = 6,
@@ -66,7 +70,11 @@ def serving(
 def ranges(
     points: Annotated[
         Path,
-        typer.Argument(metavar="POINTS.csv", help="measured points of serving; split 'fit' is fitted on"),
+        typer.Argument(
+            parser=shared.file,
+            metavar="POINTS.csv",
+            help="measured points of serving; split 'fit' is fitted on",
+        ),
     ],
     write: Annotated[
         Path | None, typer.Option(metavar="DIR", help="catalog folder whose serving_ranges.yaml is rewritten")

@@ -60,6 +60,8 @@ def show(
     path = catalog.entry_path(kinds[0], name) if kinds else None
     if path is None:
         raise catalog.CatalogError(_unknown(name, kind))
+    if out is not None:
+        outputs.keep_apart(out, f"--out {files.shown_path(out)}", [path])
     if as_json:
         _give(shared.json_text(written(catalog.load_file(path, kinds[0]))), out)
         return
@@ -71,7 +73,9 @@ def show(
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="a YAML or JSON file of any kind")],
+    file: Annotated[
+        Path, typer.Argument(parser=shared.file, metavar="FILE", help="a YAML or JSON file of any kind")
+    ],
     kind: Kind = None,
     as_json: shared.Json = False,
 ) -> None:
@@ -83,7 +87,7 @@ def check(
         shared.echo_json({"file": str(file), "problems": problems})
     elif problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        shared.say("\n  ".join([f"{files.shown_path(file.name)}: {count}", *problems]), err=True)
+        shared.say("\n  ".join([f"{files.shown_path(file.name or file)}: {count}", *problems]), err=True)
     else:
         shared.say(f"{files.one_line(file.name)}: good")
     if problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,7 +39,7 @@ def explain(
     as_json: shared.Json = False,
 ) -> None:
     """Show the ladder, the roofline of each operator, communication, memory and what to change first."""
-    chosen = [*([(trace, "trace.json")] if trace else []), *outputs.named(out, OUTPUTS)]
+    chosen = outputs.named(out, OUTPUTS, inputs=[what, *ctx.args], trace=trace)
     result = _result(what, list(ctx.args), settings or [], shared.said(ctx.obj))
     writers: dict[str, outputs.Writer] = {
         ".html": result.write_report,
@@ -50,8 +51,8 @@ def explain(
         shared.echo_json(result.to_dict())
     else:
         shared.say(result.explanation())
-        for path, _ in chosen:
-            hint = " (open it in https://ui.perfetto.dev)" if path == trace else ""
+        for number, (path, _) in enumerate(chosen):
+            hint = " (open it in https://ui.perfetto.dev)" if trace and number == 0 else ""
             shared.say(f"\n{'Trace' if hint else 'Written'}: {files.shown_path(path)}{hint}")
     outputs.complain(unsaved)
 
@@ -63,8 +64,10 @@ def _result(what: str, extra: list[str], settings: list[str], command: str) -> T
         raise shared.Mistake(f"name the result or the model first, before {what}")
     if not _is_result(what, extra):
         if not extra:
+            if (os.path.lexists(what) or os.sep in what) and not os.path.isdir(what):
+                files.read_bytes(Path(what))  # which says what is wrong with it
             raise shared.Mistake(
-                f"'{what}' is not a result file; a model needs --on, --chips, --batch and --seq"
+                f"{files.shown(what)} is not a result file; a model needs --on, --chips, --batch and --seq"
             )
         words = [what, *extra, *(part for setting in settings for part in ("--set", setting))]
         return train.found(train.parse(words) | {"top": 1}, command).best[0]

@@ -23,6 +23,7 @@ from ridgeline.cli import (
     validate,
 )
 from ridgeline.cli.shared import Interrupted, say
+from ridgeline.cli.streams import leave_stdout, stand_in
 
 USAGE, INTERRUPTED = 2, 130
 #: Base of everything that a wrong command line raises; Typer brings its own copy of Click since 0.2x.
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A mistake is one message on standard error, never a stack trace; ``RIDGELINE_DEBUG=1`` raises it instead.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    stand_in()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal without Unicode gets a replacement, not a crash
             stream.reconfigure(errors="replace")
@@ -109,11 +111,6 @@ _LIMITS = (MemoryError, RecursionError, OverflowError, csv.Error)
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
-
-
-def leave_stdout() -> None:
-    """Write no more to standard output: Python would complain again when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _words(error: Exception) -> str:

@@ -187,7 +187,7 @@ def serve(
     options = dict(ctx.params)
     if emit is not None and engine is None and emit != "kubernetes":
         options["engine"] = emit  # a launch file for one framework is of a plan for it
-    chosen = outputs.named(out, (*OUTPUTS, *launchers))
+    chosen = outputs.named(out, (*OUTPUTS, *launchers), inputs=[model, trace, draft])
     result = found(options, shared.said(ctx.obj))
     shared.took(result.seconds)
     launch = result.emit(emit) if emit else ""

@@ -7,11 +7,13 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ridgeline import files
+from ridgeline.cli.streams import leave_stderr
 
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON, and nothing else, to stdout")]
 Set = Annotated[
@@ -28,13 +30,32 @@ class Mistake(ValueError):
     """The command line asks for something that does not exist; the message is complete."""
 
 
+def file(text: str | Path) -> Path:
+    """An argument that names a file: an empty one, as of a variable that is not set, is not the working folder.
+
+    Raises:
+        BadParameter: it is empty.
+    """
+    if not str(text):
+        raise typer.BadParameter("is empty; name a file")
+    return Path(text)
+
+
 class Interrupted(Exception):
     """Ctrl-C during a long job; the message says what was done."""
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print text for people: of what moves or colours a terminal, or turns what follows, only line feeds are left."""
-    typer.echo("\n".join(files.one_line(line) for line in text.expandtabs().split("\n")), err=err)
+    """Print text for people: of what moves or colours a terminal, or turns what follows, only line feeds are left.
+
+    What standard error does not take is lost: it never ends the work, nor changes its exit code.
+    """
+    try:
+        typer.echo("\n".join(files.one_line(line) for line in text.expandtabs().split("\n")), err=err)
+    except (OSError, ValueError):  # ValueError: it was closed
+        if not err:
+            raise
+        leave_stderr()
 
 
 def echo_json(value: Any) -> None:

@@ -83,7 +83,7 @@ def train(
 ) -> None:
     """Plan a training run: without degrees all plans are searched; degrees that are given are kept."""
     launchers = _launchers(emit)
-    chosen = outputs.named(out, (*OUTPUTS, *launchers))
+    chosen = outputs.named(out, (*OUTPUTS, *launchers), inputs=[model])
     result = found(ctx.params, command=shared.said(ctx.obj))
     shared.took(result.seconds)
     launch = result.best[0].emit(emit) if emit else ""

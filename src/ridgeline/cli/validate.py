@@ -29,6 +29,7 @@ def validate(
     cases: Annotated[
         Path,
         typer.Argument(
+            parser=shared.file,
             metavar="FILE",
             help="measured runs or serving points (.csv, one per line), measured kernels or collectives (.parquet), "
             "shares of link bandwidth by node count (.csv with a column Size), what nccl-tests print (.log), or the "
@@ -57,7 +58,7 @@ def validate(
     """
     if lent and cases.suffix.lower() != KERNELS:
         raise shared.Mistake(f"--lent is for tables of kernels ({KERNELS}); {cases} is none")
-    chosen = outputs.named(out, OUTPUTS)
+    chosen = outputs.named(out, OUTPUTS, inputs=[cases])
     scores = _table_scores(cases, limit, lent)
     if scores is not None:
         _give(
