@@ -92,9 +92,9 @@ def test_a_chip_without_a_link_fit_leaves_the_other_rows(
 def test_a_line_that_cannot_be_read_is_counted(
     row: dict[str, Any], column: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = table(tmp_path / "rows.csv", [{**row, column: "many"}, row, {**row, "chip": ""}])
+    path = table(tmp_path / "rows.csv", [{**row, column: "many"}, row, {**row, "chip": ""}, row])
     found = scores(path, capsys)
-    assert found["n"] == found["covered"] == 1
+    assert found["n"] == found["covered"] == 2
     assert found["unread"] == [
         f"line 2, column {column}: 'many': expected a number",
         "line 4, column chip: empty; this value is needed",
@@ -108,7 +108,7 @@ def test_a_file_without_a_readable_line_is_refused(
 ) -> None:
     path = table(tmp_path / "rows.csv", [{**RUN, "seq": "long"}])
     assert main(["validate", str(path)]) == 2
-    assert "no line can be read; line 2, column seq: 'long': expected a number" in capsys.readouterr().err
+    assert "line 2, column seq: 'long': expected a number; no line can be read" in capsys.readouterr().err
 
 
 def test_a_mistake_of_our_own_is_one_row_and_says_where() -> None:

@@ -187,8 +187,11 @@ def test_shares_and_logs_are_scored(tmp_path: Path, capsys: Said) -> None:
         ("all_gather", "2 nodes", 2), ("all_gather", "4 nodes", 2),
     ]  # fmt: skip
     path.write_text(SHARES.format(cell="-1"))
-    assert main(["validate", str(path)]) == 2
-    assert "column 4Node-32GPU = '-1' must be a number above 0" in capsys.readouterr().err
+    assert main(["validate", str(path)]) == 0
+    assert (
+        "1: line not read: line 3, column 4Node-32GPU = '-1' must be a number above 0"
+        in capsys.readouterr().out
+    )
     log = tmp_path / "allreduce.log"
     log.write_text("nothing\n")
     assert main(["validate", str(log)]) == 2

@@ -389,7 +389,7 @@ def test_blank_lines_of_a_run_are_counted(tmp_path: Path, capsys: pytest.Capture
         ),
         ("requests.jsonl", "[" * 100_000, "line 1: not valid JSON: nested too deeply"),
         ("requests.jsonl", "[1]\n", "line 1: expected one JSON object per line"),
-        ("timeseries.csv", "t,running,waiting\n1,2,3\n2,2\n", "line 3, column waiting: missing"),
+        ("timeseries.csv", "t,running,waiting\n2,2\n", "line 2, column waiting: missing"),
         (
             "timeseries.csv",
             "t,running,waiting\n1,2,x\n",
@@ -397,7 +397,7 @@ def test_blank_lines_of_a_run_are_counted(tmp_path: Path, capsys: pytest.Capture
         ),
         (
             "timeseries.csv",
-            "t,running,waiting\n2,2,3\n1,2,3\n",
+            "t,running,waiting\n2,2,3\n1,2,3\n0,2,3\n",
             "line 3: t 1, running 2, waiting 3: expected times",
         ),
         ("timeseries.csv", "t,running,waiting\n2,-2,3\n", "line 2: t 2, running -2, waiting 3: expected"),

@@ -19,6 +19,7 @@ from ridgeline.insight.ladder import ladder
 from ridgeline.insight.operators import operator_times
 from ridgeline.insight.uncertainty import relative_interval
 from ridgeline.metrics import Prediction
+from ridgeline.metrics.endless import LONG_RUN_S, check_time, endless
 from ridgeline.sim.reality import staircase
 from ridgeline.sim.stage_costs import stage_class
 from ridgeline.sim.step import Step, step
@@ -36,6 +37,7 @@ def train(scenario: Scenario) -> Prediction:
 
     Raises:
         PlanError: the degrees do not fit the model, the job or the machine.
+        ValueError: the step takes longer than `metrics.endless.MOST_S`.
     """
     plan = scenario.plan
     assert isinstance(plan, Plan)
@@ -48,6 +50,7 @@ def prediction(scenario: Scenario, result: Step) -> Prediction:
     plan, job, chip = scenario.plan, scenario.job, scenario.chip
     assert isinstance(plan, Plan)
     total = float(result.total_s[-1])
+    check_time("one step", total)
     needed = model_flops(scenario.architecture, job, scenario.stack, scenario.recipe)
     full = model_flops(scenario.architecture, job, scenario.stack, scenario.recipe, full_attention=True)
     peak = peak_flops_per_s(chip, scenario.recipe.linear)
@@ -60,6 +63,7 @@ def prediction(scenario: Scenario, result: Step) -> Prediction:
     labels = labels_of(scenario, result)
     low, high = relative_interval(labels, result)
     tokens = float(job.batch) * job.seq
+    run_s = None if job.tokens is None else job.tokens / tokens * total
     joules = float(result.joules[-1])
     power, pipeline = min(joules / total / plan.chips, chip.tdp), result.pipeline
     return Prediction(
@@ -81,10 +85,14 @@ def prediction(scenario: Scenario, result: Step) -> Prediction:
         bubble_share=float(pipeline.bubble_s[-1] / total),
         energy_j_per_step=joules,
         average_power_w=power,
-        days=None if job.tokens is None else job.tokens / tokens * total / 86400.0,
+        days=None if run_s is None else run_s / 86400.0,
         labels=labels,
         operators=operator_times(result),
-        notes=(_AT_LIMIT.format(chip.tdp),) if power > chip.tdp * (1.0 - 1e-9) else (),
+        notes=(
+            *endless("one step", total),
+            *endless("the run", run_s, LONG_RUN_S),
+            *((_AT_LIMIT.format(chip.tdp),) if power > chip.tdp * (1.0 - 1e-9) else ()),
+        ),
     )
 
 

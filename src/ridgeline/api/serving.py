@@ -23,6 +23,7 @@ from ridgeline.explore.serving_space import ServingSpace
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.chip import Cluster
 from ridgeline.graph.serving.memory import memory
+from ridgeline.metrics.endless import check_time
 
 #: Chips that are tried when nothing fits, to say what would.
 _TRIED = tuple(2**i for i in range(11))
@@ -81,6 +82,7 @@ def answer(
     found = _searched(asked, progress)
     if found.best is None:
         raise InputError(_impossible(asked, found))
+    check_time("one token", max(found.best.ttft_s, found.best.tpot_s))
     seconds = time.perf_counter() - start
     if not simulate:
         return ServingResult(asked, found, found.best, None, None, seconds, asked.notes, command)

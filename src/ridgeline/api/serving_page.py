@@ -28,6 +28,7 @@ from ridgeline.report.serving_parts import (
     metric_of,
 )
 from ridgeline.report.sheet import Sheet
+from ridgeline.sim.serving.outcome import DONE
 
 if TYPE_CHECKING:
     from ridgeline.api.serving_result import ServingResult
@@ -112,7 +113,7 @@ def _latencies(result: ServingResult) -> list[Latency]:
     if result.check is None:
         return []
     outcome, target = result.check.outcome, result.target
-    kept = outcome.measured
+    kept = outcome.measured & (outcome.status == DONE)
     return [
         Latency(
             name="TTFT", title="Time to first token", slo_s=target.ttft_s,

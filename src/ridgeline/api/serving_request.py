@@ -24,7 +24,9 @@ from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.engine import MOST_CHUNK, MOST_SEQS, Engine
 from ridgeline.facts.request_files import RequestFile, read_requests
+from ridgeline.facts.requests import LONGEST_REQUEST, Requests
 from ridgeline.facts.serving import ACCEPTANCE, DRAFT_ACCEPTANCE, Adapters, Layout, Precision
+from ridgeline.facts.traffic import FASTEST, SLOWEST
 from ridgeline.facts.traffic_files import ENDINGS, read_traffic
 from ridgeline.sim.serving.fleet import Operation
 from ridgeline.sim.serving.traffic import requests_of
@@ -38,7 +40,6 @@ DEGREES = ("tp", "pp", "ep", "dp", "cp")
 ROOTS = ("model", "chip", "cluster", "engine")
 CACHES = ("auto", "bf16", "fp16", "fp8", "nvfp4")
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vllm/config/lora.py, which pads others up to these
-LONGEST = 16_777_216  # tokens of a request: beyond any model
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ def _load(isl: Any, osl: Any, rate: Any, concurrency: Any) -> Load:
 
 
 def _length(name: str, value: Any) -> float:
-    return float(whole(name, value, LONGEST))
+    return float(whole(name, value, LONGEST_REQUEST))
 
 
 def _rate(value: Any) -> float:
@@ -177,7 +178,7 @@ def _rate(value: Any) -> float:
         rate = float(value)
     except (TypeError, ValueError):
         rate = float("nan")
-    if not 1e-9 <= rate < 1e9:
+    if not SLOWEST <= rate <= FASTEST:
         raise InputError(f"rate = {value}: expected requests a second from 1e-9 to 1e9, such as 12.5")
     return rate
 
@@ -192,7 +193,17 @@ def _trace(path: Any, isl: Any, osl: Any, rate: Any, concurrency: Any) -> Reques
         raise InputError(f"{path}: holds {len(file.requests)} requests; at least 2 are needed")
     if float(file.requests.arrival_s[-1]) <= 0.0 and not file.requests.users:
         raise InputError(f"{path}: all requests arrive at once; use --concurrency for a closed loop")
+    if not file.requests.users and not SLOWEST <= _mean_rate(file.requests) <= FASTEST:
+        raise InputError(
+            f"{files.shown_path(Path(path))}: {_mean_rate(file.requests):.3g} requests a second arrive; expected "
+            f"{SLOWEST:g} to {FASTEST:g}"
+        )
     return file
+
+
+def _mean_rate(requests: Requests) -> float:
+    """Requests a second of a trace."""
+    return (len(requests) - 1) / float(requests.arrival_s[-1] - requests.arrival_s[0])
 
 
 def _synthetic(path: str | Path) -> RequestFile:
@@ -213,9 +224,7 @@ def _load_of(file: RequestFile) -> Load:
         osl=max(float(np.mean(requests.output_tokens)), 1.0),
         longest=float(np.max(requests.input_tokens)),
         users=requests.users or None,
-        rate=None
-        if requests.users
-        else (len(requests) - 1) / float(requests.arrival_s[-1] - requests.arrival_s[0]),
+        rate=None if requests.users else _mean_rate(requests),
     )
 
 

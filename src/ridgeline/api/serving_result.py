@@ -25,6 +25,8 @@ from ridgeline.insight.serving_labels import labels_of
 from ridgeline.insight.serving_ladder import binds, ladder
 from ridgeline.insight.serving_sensitivity import ServingSensitivity
 from ridgeline.metrics import Rung
+from ridgeline.metrics.endless import endless
+from ridgeline.metrics.finite import finite
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,14 +119,18 @@ class ServingResult:
     @property
     def all_notes(self) -> tuple[str, ...]:
         """Assumptions behind the numbers."""
-        return (*self.notes, *_assumptions(self))
+        longest = max(self.ttft_s, self.tpot_s)
+        return (*endless("one token", longest), *self.notes, *_assumptions(self))
 
     def table(self, top: int = 5) -> str:
         """Headline, best plans, check, front, ladder, labels and notes as text."""
         return serving_words.serving_text(self, top)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Plain JSON values; None for a time that never comes."""
+        return dict(finite(self._values()))
+
+    def _values(self) -> dict[str, Any]:
         asked, found = self.request, self.search
         return {
             "kind": "serving",

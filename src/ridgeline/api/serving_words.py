@@ -20,6 +20,7 @@ from ridgeline.metrics import Rung
 from ridgeline.report.numerals import percent, signed_percent, significant
 from ridgeline.report.sheet import Sheet
 from ridgeline.sim.serving.fleet import Operation
+from ridgeline.sim.serving.outcome import DONE
 
 if TYPE_CHECKING:
     from ridgeline.api.serving_result import ServingResult
@@ -161,18 +162,25 @@ def check_lines(found: Check, target: Target, load: Load, rate: float | None) ->
         against = "" if limit is None else f" of {time_words(limit)}"
         parts.append(f"{name} {rank} {time_words(value)}{against}")
     verdict = "" if not target.given else ": target kept" if found.met else ": target missed"
-    lines = [f"Simulated ({found.words}): {', '.join(parts)}{verdict}"]
+    served = "" if found.metrics.counts["done"] else f"{_unserved(found)}: "
+    lines = [f"Simulated ({found.words}): {served}{', '.join(parts)}{verdict}"]
     if rate is not None:
         what = "within the target" if target.given else "without a queue that grows"
         lines.append(
             f"Largest rate {what}, Poisson arrivals: {rate_words(rate)} on {chips_words(found.plan.chips)}"
             if rate > 0.0
-            else "Under Poisson arrivals no rate keeps the target"
+            else f"Under Poisson arrivals no rate {'keeps the target' if target.given else 'is served whole'}"
         )
         if load.rate is not None and rate > 0.0:
             needed = chips_needed(found.plan, load.rate, rate)
             lines.append(f"{rate_words(load.rate)} need {chips_words(needed)} of this plan")
     return lines
+
+
+def _unserved(found: Check) -> str:
+    """That no request was served, and what became of them."""
+    dropped = found.metrics.counts["timed_out"]
+    return "no request is served in time" if dropped else "no request is served"
 
 
 def chips_words(count: int) -> str:
@@ -220,7 +228,7 @@ def _urgent_ttft(found: Check, operation: Operation) -> float:
     outcome = found.outcome
     first = prepared(found.requests, operation).priority
     assert first is not None
-    kept = outcome.measured & (first == 0) & np.isfinite(outcome.first_token_s)
+    kept = outcome.measured & (first == 0) & (outcome.status == DONE)
     if not kept.any():
         return math.nan
     return float(np.percentile((outcome.first_token_s - outcome.sent_s)[kept], found.percentile))
@@ -229,8 +237,8 @@ def _urgent_ttft(found: Check, operation: Operation) -> float:
 def chips_needed(plan: ServingPlan, wanted: float, held: float) -> int:
     """Chips for ``wanted`` requests a second, where all engines of the plan hold ``held``: whole replicas or pools."""
     if plan.prefill is not None:  # pools grow together: whole copies of the pair
-        return plan.chips_used * math.ceil(wanted / held - 1e-9)
-    return math.ceil(wanted / (held / plan.replicas) - 1e-9) * plan.service.layout.chips
+        return plan.chips_used * max(1, math.ceil(wanted / held - 1e-9))
+    return max(1, math.ceil(wanted / (held / plan.replicas) - 1e-9)) * plan.service.layout.chips
 
 
 def label_line(labels: dict[str, str]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import field
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ridgeline import files
+from ridgeline.calibrate.csv_lines import csv_lines, too_damaged
 from ridgeline.facts.spec import MOST_COUNT
 
 GIB = 2.0**30
@@ -89,6 +88,43 @@ def positive(value: str) -> float:
     return found
 
 
+def within(least: float, most: float) -> Callable[[str], float]:
+    """A reader of numbers from ``least`` to ``most``. It raises ValueError for anything else."""
+
+    def read(value: str) -> float:
+        found = number(value)
+        if not least <= found <= most:
+            raise ValueError(
+                f"expected {'a number above zero' if found <= 0 else f'{least:,.9g} to {most:,.9g}'}"
+            )
+        return found
+
+    return read
+
+
+def up_to(most: int, least: int = 1) -> Callable[[str], int]:
+    """A reader of whole numbers from ``least`` to ``most``. It raises ValueError for anything else."""
+
+    def read(value: str) -> int:
+        found = _whole(value, least)
+        if found > most:
+            raise ValueError(f"expected at most {most:,}")
+        return found
+
+    return read
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """A reader of some words. It raises ValueError for anything else."""
+
+    def read(value: str) -> str:
+        if value not in words:
+            raise ValueError(f"expected one of {', '.join(words)}")
+        return value
+
+    return read
+
+
 def gib(value: str) -> float:
     """Bytes, of a number of GiB above zero. Raises ValueError for anything else."""
     return positive(value) * GIB
@@ -148,29 +184,34 @@ def read_rows(
             without it the first such line is an error.
 
     Raises:
-        CaseError: no such file, a needed column is missing, or ``row`` refuses a line (with ``unread``: every line).
+        CaseError: no such file, a needed column is missing, or ``row`` refuses a line (with ``unread``: most lines).
     """
     path = Path(path)
     where = files.shown_path(path)
     try:
-        reader = csv.DictReader(io.StringIO(files.read_text(path, MOST_BYTES), newline=""))
-    except files.FileError as error:
+        header, *lines = csv_lines(path, MOST_BYTES)
+    except ValueError as error:
         raise CaseError(str(error)) from None
-    try:
-        _check_header(where, set(reader.fieldnames or ()), missing)
-        rows: list[RowT] = []
-        for line in reader:
-            try:
-                rows.append(row(_named(reader.line_num, line), f"{where}, line {reader.line_num}"))
-            except CaseError as error:
-                if unread is None:
-                    raise
-                unread.append(str(error).removeprefix(f"{where}, "))
-        if unread and not rows:
-            raise CaseError(f"{where}: no line can be read; {unread[0]}")
-        return rows
-    except csv.Error as error:
-        raise CaseError(f"{where}, line {reader.reader.line_num}: not CSV: {error}") from None
+    _check_header(where, set(header.cells), missing)
+    rows: list[RowT] = []
+    bad: list[str] = []
+    for line in lines:
+        at = f"{where}, line {line.number}"
+        try:
+            if line.error:
+                raise CaseError(f"{at}: {line.error}")
+            named = dict(zip(header.cells, line.cells, strict=False))
+            rows.append(row(_named(line.number, named), at))
+        except CaseError as error:
+            if unread is None:
+                raise
+            bad.append(str(error).removeprefix(f"{where}, "))
+    reason = too_damaged(bad, len(lines))
+    if reason:
+        raise CaseError(f"{where}{reason}")
+    if unread is not None:
+        unread += bad
+    return rows
 
 
 def _check_header(path: str, names: set[str], missing: Callable[[set[str]], list[str]]) -> None:

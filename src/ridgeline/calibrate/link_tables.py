@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ridgeline import files
+from ridgeline.calibrate.csv_lines import CsvLine, csv_lines, too_damaged
 from ridgeline.calibrate.tables import read
 from ridgeline.facts import catalog
 from ridgeline.facts.link_calibration import ENGINES
@@ -277,7 +276,7 @@ _NODES = {f"{nodes}Node-{8 * nodes}GPU": (nodes, 8) for nodes in (2, 4, 8, 16, 3
 def is_shares(path: Path) -> bool:
     """Whether the first line of a CSV file is that of shares by size and node count."""
     with files.open_file(path) as file:
-        header = file.readline(LONGEST_HEADER).decode("utf-8", errors="replace").split(",")
+        header = file.readline(LONGEST_HEADER).decode("utf-8-sig", errors="replace").split(",")
     return header[0].strip().lower() == "size" and any(_column(name) in _NODES for name in header)
 
 
@@ -285,42 +284,64 @@ def _column(name: str) -> str:
     return name.split("(")[0].strip()
 
 
-def read_shares(path: Path) -> Shares:
+def read_shares(path: Path, unread: list[str] | None = None) -> Shares:
     """Achieved shares by message size and node count; collective and link follow from the file's name.
 
     ``ata*`` are all-to-all; ``nvlink*`` are rings on machines whose NICs together outrun the links inside a node.
 
+    Args:
+        path: the table.
+        unread: takes the reason of each line that holds anything but numbers above 0, and the others are read all
+            the same; without it the first such line is an error.
+
     Raises:
-        ValueError: no column of a node count, or a cell is no positive number.
+        ValueError: no column of a node count, or most lines are damaged; without ``unread``: any.
     """
-    reader = csv.reader(io.StringIO(files.read_text(path, MOST_SHARES_BYTES), newline=""))
-    try:
-        lines = list(reader)
-    except csv.Error as error:
-        raise ValueError(f"{files.shown_path(path)}, line {reader.line_num}: not CSV: {error}") from None
-    header = [_column(name) for name in lines[0]] if lines else []
-    rows = [
-        (_number(path, index, "Size", line[0]), *_NODES[name], _number(path, index, name, cell))
-        for index, line in enumerate(lines[1:], 2)
-        for name, cell in zip(header, line, strict=False)
-        if name in _NODES and cell
-    ]
+    where, (names, *lines) = files.shown_path(path), csv_lines(path, MOST_SHARES_BYTES)
+    header = [_column(name) for name in names.cells]
+    if not any(name in _NODES for name in header):
+        raise ValueError(f"{where}: no columns of node counts, expected some of {', '.join(_NODES)}")
+    rows: list[tuple[float, ...]] = []
+    bad: list[str] = []
+    for line in lines:
+        try:
+            rows += _shares_of(header, line)
+        except ValueError as error:
+            bad.append(f"line {line.number}{error}")
+    if bad and unread is None:
+        raise ValueError(f"{where}, {bad[0]}")
+    reason = too_damaged(bad, len(lines))
+    if reason:
+        raise ValueError(f"{where}{reason}")
+    if unread is not None:
+        unread += bad
     if not rows:
-        raise ValueError(f"{path}: no columns of node counts, expected some of {', '.join(_NODES)}")
+        raise ValueError(f"{where}: no line holds a share")
     size, nodes, ranks, share = np.array(rows).T
     key = "all_to_all" if path.stem.startswith("ata") else "all_gather"
     inside = path.stem.startswith("nvlink")
     return Shares(key, nodes, ranks, size, share, f"{path.name} of SimAI, 2-128 nodes", inside)
 
 
-def _number(path: Path, line: int, column: str, cell: str) -> float:
+def _shares_of(header: list[str], line: CsvLine) -> list[tuple[float, ...]]:
+    """Size, nodes, ranks of a node and share of one line's cells. Raises ValueError: the reason after its number."""
+    if line.error:
+        raise ValueError(f": {line.error}")
+    return [
+        (_number("Size", line.cells[0]), *_NODES[name], _number(name, cell))
+        for name, cell in zip(header, line.cells, strict=False)
+        if name in _NODES and cell
+    ]
+
+
+def _number(column: str, cell: str) -> float:
     try:
         value = float(cell)
     except ValueError:
         value = 0.0
     if not LEAST <= value <= MOST:
         raise ValueError(
-            f"{files.shown_path(path)}: line {line}, column {files.one_line(column, 60)} = {files.shown(cell)} "
-            f"must be a number above 0, from {LEAST:g} to {MOST:g}"
+            f", column {files.one_line(column, 60)} = {files.shown(cell)} must be a number above 0, "
+            f"from {LEAST:g} to {MOST:g}"
         )
     return value

@@ -18,8 +18,8 @@ _LOGS = {
 }  # fmt: skip
 #: A sweep over sizes has some kB; one of a day of repeats some MB.
 MOST_BYTES = 64 * 2**20
-#: Sizes and times [us] beyond this are damaged.
-MOST = 1e15
+#: Sizes and times [us] beyond this, and times below it, are damaged.
+MOST, LEAST_US = 1e15, 1e-3
 _RANK = re.compile(r"^#.*\bRank\s+(\d+)\b")
 
 
@@ -86,7 +86,7 @@ def _row(line: str) -> tuple[float, float] | None:
         size, micros, gigabytes = float(words[0]), float(words[-8]), float(words[-7])
     except ValueError:
         return None
-    if not (0.0 <= size <= MOST and 0.0 < micros <= MOST and 0.0 <= gigabytes <= MOST):
+    if not (0.0 <= size <= MOST and LEAST_US <= micros <= MOST and 0.0 <= gigabytes <= MOST):
         return None
     said = size / (micros * 1e3)
     return (size, micros) if abs(said - gigabytes) <= 0.02 + 0.02 * said else None

@@ -31,9 +31,14 @@ def unread_words(unread: Sequence[str], shown: int = 3) -> str:
     """How many lines of a file could not be read, and why the first ones; empty where all could."""
     if not unread:
         return ""
-    more = f"; and {len(unread) - shown} more" if len(unread) > shown else ""
     lines = f"{len(unread)} line{'s' if len(unread) > 1 else ''}"
-    return f"{lines} not read: {'; '.join(unread[:shown])}{more}"
+    return f"{lines} not read: {first_words(unread, shown)}"
+
+
+def first_words(reasons: Sequence[str], shown: int = 3) -> str:
+    """The first of several reasons, and how many more there are."""
+    more = f"; and {len(reasons) - shown} more" if len(reasons) > shown else ""
+    return f"{'; '.join(reasons[:shown])}{more}"
 
 
 def or_none(make: Callable[[], Value]) -> Value | None:

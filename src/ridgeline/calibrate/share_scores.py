@@ -17,6 +17,7 @@ from ridgeline import files
 from ridgeline.calibrate.kernel_scores import Group, KernelScores
 from ridgeline.calibrate.link_tables import Samples, Shares, read_shares
 from ridgeline.calibrate.nccl_logs import read_log
+from ridgeline.calibrate.refusals import first_words
 from ridgeline.calibrate.tables import TableError
 from ridgeline.facts import catalog
 from ridgeline.facts.observation import Label
@@ -32,9 +33,10 @@ def score_shares(path: Path, limit: int | None = None) -> KernelScores:
     """Errors of achieved bandwidth by node count.
 
     Raises:
-        ValueError: the file is no table of shares, or ``limit`` is below 1.
+        ValueError: the file is no table of shares or most of it is damaged, or ``limit`` is below 1.
     """
-    table = read_shares(path)
+    unread: list[str] = []
+    table = read_shares(path, unread)
     table = table.take(_chosen(table.share.size, limit))
     chip = LINK_MACHINE if table.inside else NIC_MACHINE
     error = predicted_share(table, chip) / table.share - 1.0
@@ -44,7 +46,12 @@ def score_shares(path: Path, limit: int | None = None) -> KernelScores:
         one_each = ", 1 rank each" if ranks == 1 else ""
         name = f"{nodes:.0f} node{'s' if nodes > 1 else ''}{one_each}"
         groups.append(_group(table.key, chip, name, "SimAI", error[rows]))
-    return KernelScores(path.name, "shares", table.share.size, tuple(groups), {})
+    left_out = (
+        {f"line{'s' if len(unread) > 1 else ''} not read: {first_words(unread)}": len(unread)}
+        if unread
+        else {}
+    )
+    return KernelScores(path.name, "shares", table.share.size + len(unread), tuple(groups), left_out)
 
 
 def predicted_share(table: Shares, chip: str) -> FloatArray:

@@ -50,8 +50,9 @@ Simulate: TypeAlias = Callable[[Requests, Pool], Outcome]
 class Check:
     """One plan in the simulation.
 
-    ``ttft_s`` and ``tpot_s`` are at the target's percentile; ``keeps_up``: the queue does not grow; ``replicas``:
-    engines that were simulated (one speaks for all where requests are spread evenly).
+    ``ttft_s`` and ``tpot_s`` are at the target's percentile, infinite where no request was served; ``keeps_up``: the
+    queue does not grow; ``replicas``: engines that were simulated (one speaks for all where requests are spread
+    evenly).
     """
 
     plan: ServingPlan
@@ -125,7 +126,9 @@ def _judged(
     between = tpot_s(outcome)[done]
     between = between[~np.isnan(between)]
     ttft = float(np.percentile(first, target.percentile)) if first.size else math.inf
-    tpot = float(np.percentile(between, target.percentile)) if between.size else 0.0
+    # answers of one token have no time between tokens, and keep every limit; no answer at all keeps none
+    none = 0.0 if first.size else math.inf
+    tpot = float(np.percentile(between, target.percentile)) if between.size else none
     keeps_up = bool(requests.users) or _keeps_up(first, float(np.mean(between)) if between.size else 0.0)
     lost = int(np.count_nonzero(outcome.measured & (outcome.status != DONE)))
     return Check(
@@ -289,7 +292,7 @@ def grown(found: Check, load: Load, target: Target) -> ServingPlan | None:
     assert load.rate is not None
     if plan.prefill is None:
         return with_replicas(plan.service, table_of(plan.service, load), load, plan.replicas + 1, load.rate)
-    first = found.tpot_s <= (target.tpot_s or math.inf)
+    first = math.isinf(found.tpot_s) or found.tpot_s <= (target.tpot_s or math.inf)
     size = plan.prefill.layout.chips if first else plan.service.layout.chips
     return dataclasses.replace(
         plan,

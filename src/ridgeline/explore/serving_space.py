@@ -12,18 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ridgeline.facts import catalog
-from ridgeline.facts.architecture import (
-    Architecture,
-    Attention,
-    LatentAttention,
-    LinearAttention,
-    Moe,
-    StateSpace,
-)
+from ridgeline.facts.architecture import Architecture, LatentAttention, Moe
 from ridgeline.facts.chip import Chip, Cluster
 from ridgeline.facts.engine import Engine
 from ridgeline.facts.services import default_cache, service
 from ridgeline.facts.serving import Adapters, Layout, Limits, Precision, Service, Speculation
+from ridgeline.graph.serving.heads import unshared_heads
 
 #: Frameworks that are searched.
 FRAMEWORKS = ("vllm", "sglang", "trtllm")
@@ -208,7 +202,7 @@ def wrong(architecture: Architecture, precision: Precision, layout: Layout) -> s
     """Why a layout cannot serve the model, in one sentence; empty where it can."""
     ranks = layout.tp * layout.dp
     for layer in architecture.layers:
-        bad = _bad_heads(layer.mixer, layout.tp)
+        bad = unshared_heads(layer.mixer, layout.tp)
         if bad:
             return f"tp = {layout.tp} does not divide the {bad} of {architecture.name}"
         if not isinstance(layer.mlp, Moe):
@@ -229,21 +223,4 @@ def wrong(architecture: Architecture, precision: Precision, layout: Layout) -> s
         return f"{architecture.name} has no experts: dp and ep are 1, more chips are more replicas"
     if layout.pp > architecture.num_layers:
         return f"pp = {layout.pp} is more than the {architecture.num_layers} layers of {architecture.name}"
-    return ""
-
-
-def _bad_heads(mixer: object, tp: int) -> str:
-    """The heads that ``tp`` ranks cannot share; key and value heads may be repeated."""
-    match mixer:
-        case Attention():
-            if mixer.heads % tp:
-                return f"{mixer.heads} heads"
-            if mixer.kv_heads % tp and tp % mixer.kv_heads:
-                return f"{mixer.kv_heads} key-value heads"
-        case LatentAttention() | StateSpace():
-            if mixer.heads % tp:
-                return f"{mixer.heads} heads"
-        case LinearAttention():
-            if mixer.v_heads % tp:
-                return f"{mixer.v_heads} value heads"
     return ""

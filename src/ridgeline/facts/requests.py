@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 #: Tokens of one prompt or answer.
 MOST_TOKENS = 2**31 - 1
+#: Tokens of a request, prompt and answer, that a service is planned for: beyond any model.
+LONGEST_REQUEST = 16_777_216
 #: Requests of one workload. Each takes some 250 bytes of arrays, so these take 12 GB.
 MOST_REQUESTS = 50_000_000
 REQUEST_BYTES = 250

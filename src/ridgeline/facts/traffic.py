@@ -14,6 +14,8 @@ from ridgeline.facts.spec import Count, Fraction, Spec
 
 #: A quarter of a century [s], and a billion requests a second: beyond these nothing is served.
 LONGEST_S, FASTEST = 1e9, 1e9
+#: Requests a second below which a service has nothing to do: one in 32 years.
+SLOWEST = 1e-9
 
 
 def _affordable(count: int) -> int:
@@ -28,6 +30,16 @@ def _affordable(count: int) -> int:
 Amount = Annotated[float, Field(ge=0.0, le=LONGEST_S)]
 Positive = Annotated[float, Field(ge=1e-9, le=LONGEST_S)]
 Rate = Annotated[float, Field(ge=1e-18, le=FASTEST)]
+
+
+def _none_or_some(rate: float) -> float:
+    """A rate that may be 0, and else is one whose reciprocal is a time."""
+    if 0.0 < rate < 1e-18:
+        raise ValueError(f"{rate:g}: expected 0, or at least 1e-18")
+    return rate
+
+
+SlowRate = Annotated[float, Field(ge=0.0, le=FASTEST), AfterValidator(_none_or_some)]
 Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 Number = Annotated[int, Field(ge=1), AfterValidator(_affordable)]
 
@@ -69,7 +81,7 @@ class Bursts(Spec):
     kind: Literal["bursts"] = "bursts"
     on_per_s: Rate
     on_s: Positive
-    off_per_s: Amount = 0.0
+    off_per_s: SlowRate = 0.0
     off_s: Amount
 
     def __str__(self) -> str:
@@ -80,7 +92,7 @@ class Ramp(Spec):
     """Poisson whose rate goes from one to another in a straight line, and stays."""
 
     kind: Literal["ramp"] = "ramp"
-    from_per_s: Amount
+    from_per_s: SlowRate
     to_per_s: Rate
     over_s: Positive
 

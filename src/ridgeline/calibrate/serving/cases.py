@@ -19,19 +19,28 @@ from ridgeline.calibrate.columns import (
     flag,
     milliseconds,
     natural,
+    one_of,
     positive,
     positive_count,
     read_rows,
     required_columns,
     text,
+    up_to,
     values_of,
+    within,
 )
+from ridgeline.facts.engine import MOST_SEQS
+from ridgeline.facts.requests import LONGEST_REQUEST
+from ridgeline.facts.traffic import FASTEST, SLOWEST
 
 #: Columns that only files of serving points have.
 MARKS = {"tpot_ms", "ttft_ms", "output_tokens_per_s", "concurrency"}
 #: What is measured, and how a row's value is called.
 METRICS = {"tpot": "tpot_s", "ttft": "ttft_s", "output_tokens_per_s": "output_tokens_per_s"}
 _MONTH = re.compile(r"(20\d\d)-(\d\d)")
+#: Chips of one deployment: more than the largest machine has.
+MOST_CHIPS = 100_000
+_DEGREE, _LENGTH = up_to(MOST_CHIPS), within(1.0, LONGEST_REQUEST)
 MODES = ("aggregated", "disaggregated", "offline")
 
 
@@ -66,29 +75,29 @@ class ServingCase:
     precision: str = column(text, "bf16")
     moe_precision: str = column(text, "")
     kv_precision: str = column(text, "")
-    tp: int | None = column(positive_count)
-    pp: int | None = column(positive_count)
-    ep: int | None = column(natural)
-    dp: int | None = column(positive_count)
-    batch_size: int | None = column(positive_count)
-    prefill_workers: int | None = column(positive_count)
-    prefill_tp: int | None = column(positive_count)
-    prefill_ep: int | None = column(natural)
-    prefill_dp: int | None = column(positive_count)
-    decode_workers: int | None = column(positive_count)
-    decode_tp: int | None = column(positive_count)
-    decode_ep: int | None = column(natural)
-    decode_dp: int | None = column(positive_count)
-    decode_batch: int | None = column(positive_count)
-    isl: float | None = column(positive)
-    osl: float | None = column(positive)
-    concurrency: float | None = column(positive)
-    request_rate: float | None = column(positive)
+    tp: int | None = column(_DEGREE)
+    pp: int | None = column(_DEGREE)
+    ep: int | None = column(up_to(MOST_CHIPS, 0))
+    dp: int | None = column(_DEGREE)
+    batch_size: int | None = column(up_to(MOST_SEQS))
+    prefill_workers: int | None = column(_DEGREE)
+    prefill_tp: int | None = column(_DEGREE)
+    prefill_ep: int | None = column(up_to(MOST_CHIPS, 0))
+    prefill_dp: int | None = column(_DEGREE)
+    decode_workers: int | None = column(_DEGREE)
+    decode_tp: int | None = column(_DEGREE)
+    decode_ep: int | None = column(up_to(MOST_CHIPS, 0))
+    decode_dp: int | None = column(_DEGREE)
+    decode_batch: int | None = column(up_to(MOST_SEQS))
+    isl: float | None = column(_LENGTH)
+    osl: float | None = column(_LENGTH)
+    concurrency: float | None = column(within(1e-3, MOST_SEQS))
+    request_rate: float | None = column(within(SLOWEST, FASTEST))
     ttft_s: float | None = column(milliseconds, None, "ttft_ms")
     tpot_s: float | None = column(milliseconds, None, "tpot_ms")
     output_tokens_per_s: float | None = column(positive)
     total_tokens_per_s_per_chip: float | None = column(positive)
-    speculative: str = column(text, "none")  # none, mtp, unknown
+    speculative: str = column(one_of("none", "mtp", "unknown"), "none")
     percentile: str = column(text, "mean")  # of the latencies: mean, median, p99
     client: str = column(text, "unknown")  # inferencex, offline, unknown
     quality: str = column(text, "A")

@@ -3,12 +3,13 @@
 A run is a folder: ``meta.json`` (model, engine, its arguments), ``requests.jsonl`` (arrival, queued, scheduled, first
 and last token of each request) and, where there are such, ``timeseries.csv`` (running and waiting requests by the
 second) and ``simulator_cluster_config.json`` (what its author says of the machine, of which the bandwidth between its
-chips is used).
+chips chooses the catalog's cluster; that one's own links are simulated).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,19 @@ from numpy.typing import NDArray
 
 from ridgeline import files
 from ridgeline.calibrate.columns import CaseError
+from ridgeline.calibrate.refusals import first_words, unread_words
 from ridgeline.calibrate.scores import spearman
 from ridgeline.calibrate.serving import run_files
+from ridgeline.calibrate.serving.cases import MOST_CHIPS
 from ridgeline.facts import catalog
+from ridgeline.facts.architecture import Architecture, Moe
 from ridgeline.facts.chip import Cluster
 from ridgeline.facts.engine import MOST_CHUNK, MOST_SEQS
 from ridgeline.facts.requests import Requests
 from ridgeline.facts.services import service
 from ridgeline.facts.serving import Layout, Limits, Precision, Service
+from ridgeline.graph.serving.heads import unshared_heads
+from ridgeline.metrics.finite import finite
 from ridgeline.sim.serving.build import step_table
 from ridgeline.sim.serving.outcome import DONE, ITL_EDGES_S, Outcome
 from ridgeline.timing.collectives import collective_seconds
@@ -46,13 +52,29 @@ class Compared:
     predicted_s: FloatArray
 
     @property
+    def means_s(self) -> tuple[float, float] | None:
+        """Measured and predicted; None where no request has this time, such as one between tokens."""
+        if not self.measured_s.size or self.measured_s.mean() <= 0.0:
+            return None
+        return float(self.measured_s.mean()), float(self.predicted_s.mean())
+
+    @property
     def rel_err(self) -> float:
-        """Of the means."""
-        return float(self.predicted_s.mean() / self.measured_s.mean() - 1.0)
+        """Of the means; NaN where there are none."""
+        return math.nan if self.means_s is None else self.means_s[1] / self.means_s[0] - 1.0
 
     @property
     def spearman(self) -> float | None:
-        return spearman(self.measured_s, self.predicted_s)
+        return None if self.means_s is None else spearman(self.measured_s, self.predicted_s)
+
+    @property
+    def line(self) -> str:
+        """A row of the comparison as text."""
+        if self.means_s is None:
+            return f"{self.name:<26}{'-':>10}{'-':>11}{'-':>9}"
+        rank = "" if self.spearman is None else f"{self.spearman:.3f}"
+        measured, predicted = self.means_s
+        return f"{self.name:<26}{measured:>8.3f} s{predicted:>9.3f} s{self.rel_err:>+9.1%}{rank:>10}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +103,32 @@ class Replay:
     itl_p99_s: tuple[float, float]  # of the mean gaps of requests where measured; of all gaps where predicted
     outcome: Outcome
     skipped: int = 0  # blank lines of the requests
+    left_out: tuple[str, ...] = ()  # requests that could not be read, each with its reason
+    notes: tuple[str, ...] = ()
+
+    @property
+    def requests(self) -> int:
+        """Those that were replayed."""
+        return int(self.outcome.sent_s.size)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Plain JSON values; None where no request has a time."""
+        return dict(finite(self._values()))
+
+    def _values(self) -> dict[str, Any]:
         return {
             "kind": "replay",
             "name": self.name,
             "engine": self.engine,
-            "requests": int(self.latencies[0].measured_s.size),
+            "requests": self.requests,
             "blank_lines_skipped": self.skipped,
+            "requests_left_out": list(self.left_out),
+            "notes": list(self.notes),
             "latencies": [
                 {
                     "name": one.name,
-                    "measured_mean_s": float(one.measured_s.mean()),
-                    "predicted_mean_s": float(one.predicted_s.mean()),
+                    "measured_mean_s": None if one.means_s is None else one.means_s[0],
+                    "predicted_mean_s": None if one.means_s is None else one.means_s[1],
                     "rel_err": one.rel_err,
                     "spearman": one.spearman,
                 }
@@ -106,22 +140,22 @@ class Replay:
 
     def table(self) -> str:
         """The comparison as text."""
-        lines = [
-            f"{self.name}: {self.latencies[0].measured_s.size} requests replayed on {self.engine}, nothing fitted"
-        ]
-        lines.append(f"{'':<26}{'measured':>10}{'predicted':>11}{'error':>9}{'Spearman':>10}")
-        for one in self.latencies:
-            rank = "" if one.spearman is None else f"{one.spearman:.3f}"
+        lines = [f"{self.name}: {self.requests} requests replayed on {self.engine}, nothing fitted"]
+        if self.left_out:
+            count, of = len(self.left_out), len(self.left_out) + self.requests
             lines.append(
-                f"{one.name:<26}{one.measured_s.mean():>8.3f} s{one.predicted_s.mean():>9.3f} s"
-                f"{one.rel_err:>+9.1%}{rank:>10}"
+                f"{count:,} of {of:,} requests left out, so that the load is lighter than the measured one: "
+                f"{first_words(self.left_out)}"
             )
+        lines.append(f"{'':<26}{'measured':>10}{'predicted':>11}{'error':>9}{'Spearman':>10}")
+        lines += [one.line for one in self.latencies]
         lines += [
             f"{one.name:<26}differs by {one.rms:.1%} of its peak (RMS over time)" for one in self.counts
         ]
         if self.skipped:
             lines.append(f"{self.skipped:,} blank lines of requests.jsonl skipped")
-        return "\n".join(lines)
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(files.one_line(line) for line in lines)
 
 
 def is_run(path: Path) -> bool:
@@ -140,8 +174,10 @@ def replay(path: str | Path, engine: str | None = None, chip: str | None = None)
     from ridgeline.sim.serving.simulate import simulate
 
     path = Path(path)
-    meta, (columns, skipped) = run_files.meta(path), run_files.requests(path)
+    meta, read = run_files.meta(path), run_files.requests(path)
+    columns = read.columns
     served = _service(path, meta, engine, chip)
+    counted = run_files.series(path)
     order = np.argsort(columns["arrival_time"], kind="stable")
     columns = {name: values[order] for name, values in columns.items()}
     arrival = columns["arrival_time"] - columns["arrival_time"].min()
@@ -159,33 +195,51 @@ def replay(path: str | Path, engine: str | None = None, chip: str | None = None)
     _check_served(path, requests, outcome)
     sent = columns["arrival_time"] + shift
     first, last = columns["first_token_ts"], columns["last_token_ts"]
-    gaps = np.maximum(columns["output_toks"] - 1.0, 1.0)
+    # answers of one token have no time between tokens
+    several = columns["output_toks"] > 1.0
+    gaps = columns["output_toks"][several] - 1.0
+    between = (last - first)[several] / gaps
     latencies: tuple[Compared, ...] = (
         Compared("end to end", last - sent, outcome.finish_s - outcome.sent_s),
         Compared("TTFT", first - sent, outcome.first_token_s - outcome.sent_s),
         Compared(
             "scheduled to first token", first - columns["scheduled_ts"], outcome.first_token_s - outcome.scheduled_s
         ),
-        Compared("TPOT", (last - first) / gaps, (outcome.finish_s - outcome.first_token_s) / gaps),
+        Compared("TPOT", between, (outcome.finish_s - outcome.first_token_s)[several] / gaps),
     )  # fmt: skip
-    total = np.cumsum(outcome.itl_counts)
-    predicted_p99 = float(
-        ITL_EDGES_S[min(int(np.searchsorted(total, 0.99 * total[-1])), ITL_EDGES_S.size - 1)]
-    )
-    measured_p99 = float(np.quantile((last - first) / gaps, 0.99))
-    # answers of one token have no time between tokens
-    latencies = tuple(one for one in latencies if one.measured_s.mean() > 0.0)
-    if not latencies:
+    if all(one.means_s is None for one in latencies):
         raise CaseError(f"{files.shown_path(path / 'requests.jsonl')}: no request took any time")
     return Replay(
         path.name,
         served.engine.title,
         latencies,
-        _counts(path, outcome),
-        (measured_p99, predicted_p99),
+        () if counted is None else _counts(counted[0], outcome),
+        (float(np.quantile(between, 0.99)) if between.size else math.nan, _p99_gap_s(outcome)),
         outcome,
-        skipped,
+        read.blank,
+        read.left_out,
+        tuple(_notes(path, served, () if counted is None else counted[1])),
     )
+
+
+def _p99_gap_s(outcome: Outcome) -> float:
+    """The gap between tokens that one of a hundred is longer than; NaN where there is none."""
+    total = np.cumsum(outcome.itl_counts)
+    if not total[-1]:
+        return math.nan
+    return float(ITL_EDGES_S[min(int(np.searchsorted(total, 0.99 * total[-1])), ITL_EDGES_S.size - 1)])
+
+
+def _notes(path: Path, served: Service, unread: tuple[str, ...]) -> Iterator[str]:
+    """What of the folder was not taken, or not as it stands."""
+    if unread:
+        yield f"timeseries.csv: {unread_words(unread)}"
+    stated = run_files.link_bytes_per_s(path)
+    if stated is not None:
+        yield (
+            f"link_bw {stated / 1e9:g} GB/s only chose the machine, {served.cluster.name}; the links of that one are "
+            "simulated" + ("" if served.layout.chips > 1 else ", of which one chip uses none")
+        )
 
 
 def _check_served(path: Path, requests: Requests, outcome: Outcome) -> None:
@@ -209,15 +263,47 @@ def _service(path: Path, meta: dict[str, Any], engine: str | None, chip: str | N
         raise CaseError(
             f"{files.shown_path(path)}: no chip of the catalog is in the folder's name; name it with --chip"
         )
-    dp, tp = (run_files.setting(path, arguments, f"{name}_parallel_size") or 1 for name in ("data", "tensor"))
-    ep = dp * tp if arguments.get("enable_expert_parallel") else 1
+    layout = _layout(path, arguments, catalog.architecture(model))
     limits = Limits(
         max_seqs=run_files.setting(path, arguments, "max_num_seqs", MOST_SEQS),
         max_batched_tokens=run_files.setting(path, arguments, "max_num_batched_tokens", MOST_CHUNK),
     )
     software = engine or _newest("vllm" if "vllm_version" in meta else str(meta.get("engine", "vllm")))
     machine = run_machine(path, found)
-    return service(model, machine, Layout(tp=tp, dp=dp, ep=ep), Precision(), software, limits=limits)
+    return service(model, machine, layout, Precision(), software, limits=limits)
+
+
+def _layout(path: Path, arguments: dict[str, Any], architecture: Architecture) -> Layout:
+    """The layout of a run. Raises CaseError where no machine has its chips, or the model cannot be laid out so."""
+    where = f"{files.shown_path(path / 'meta.json')}, field engine_kwargs."
+    sizes = {
+        name: run_files.setting(path, arguments, f"{name}_parallel_size", MOST_CHIPS) or 1
+        for name in ("tensor", "pipeline", "data")
+    }
+    tp, pp, dp = sizes.values()
+    if tp * pp * dp > MOST_CHIPS:
+        name = max(sizes, key=lambda one: sizes[one])
+        raise CaseError(
+            f"{where}{name}_parallel_size: {sizes[name]:,}: {tp:,} x {pp:,} x {dp:,} chips; expected at most "
+            f"{MOST_CHIPS:,}"
+        )
+    if pp > architecture.num_layers:
+        raise CaseError(
+            f"{where}pipeline_parallel_size: {pp:,}: {architecture.name} has {architecture.num_layers} layers"
+        )
+    ep = dp * tp if arguments.get("enable_expert_parallel") else 1
+    for layer in architecture.layers:
+        bad = unshared_heads(layer.mixer, tp)
+        if bad:
+            raise CaseError(
+                f"{where}tensor_parallel_size: {tp:,}: does not divide the {bad} of {architecture.name}"
+            )
+        if isinstance(layer.mlp, Moe) and layer.mlp.experts % ep:
+            raise CaseError(
+                f"{where}enable_expert_parallel: {tp:,} x {dp:,} chips do not divide the {layer.mlp.experts} experts "
+                f"of {architecture.name}"
+            )
+    return Layout(tp=tp, pp=pp, dp=dp, ep=ep)
 
 
 def run_machine(path: Path, chip: str) -> Cluster:
@@ -258,11 +344,8 @@ def _newest(framework: str) -> str:
     return max(same, key=lambda one: one.since).name
 
 
-def _counts(path: Path, outcome: Outcome) -> tuple[Counts, ...]:
-    """Running and waiting requests over time, where the run has a time series."""
-    found = run_files.series(path)
-    if found is None:
-        return ()
+def _counts(found: dict[str, FloatArray], outcome: Outcome) -> tuple[Counts, ...]:
+    """Running and waiting requests over time."""
     times, predicted = found["t"], {"running": outcome.running, "waiting": outcome.waiting}
     return tuple(
         Counts(f"{name} requests", times, found[name], np.interp(times, outcome.times_s, seen))

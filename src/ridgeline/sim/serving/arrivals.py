@@ -22,6 +22,9 @@ from ridgeline.facts.traffic import (
     Steady,
 )
 
+#: Arrivals that are bisected together: their arrays stay in a cache.
+BLOCK = 1 << 15
+
 FloatArray = NDArray[np.float64]
 Kind = Poisson | Gamma | Steady | Bursts | Ramp | Diurnal | AtOnce | Closed
 
@@ -69,7 +72,15 @@ def _ramp(arrivals: Ramp, expected: FloatArray) -> FloatArray:
 
 
 def _diurnal(arrivals: Diurnal, expected: FloatArray) -> FloatArray:
-    """Time by which ``expected`` arrivals are due, by bisection to the last bits."""
+    """Time by which ``expected`` arrivals are due."""
+    due = np.empty_like(expected)
+    for start in range(0, expected.size, BLOCK):
+        due[start : start + BLOCK] = _diurnal_block(arrivals, expected[start : start + BLOCK])
+    return np.maximum.accumulate(np.maximum(due, 0.0))
+
+
+def _diurnal_block(arrivals: Diurnal, expected: FloatArray) -> FloatArray:
+    """By bisection to the last bits."""
     wave = 2.0 * math.pi / arrivals.period_s
     high = expected / arrivals.rate_per_s
     low = high - 2.0 * arrivals.swing / wave
@@ -78,4 +89,4 @@ def _diurnal(arrivals: Diurnal, expected: FloatArray) -> FloatArray:
         due = arrivals.rate_per_s * (middle + arrivals.swing / wave * (1.0 - np.cos(wave * middle)))
         early = due < expected
         low, high = np.where(early, middle, low), np.where(early, high, middle)
-    return np.maximum.accumulate(np.maximum(high, 0.0))
+    return high

@@ -29,8 +29,18 @@ def requests_of(traffic: Traffic, file: Requests | None = None) -> Requests:
         file: requests that lengths are drawn from; None = read the file that ``traffic.lengths`` names.
 
     Raises:
-        ValueError: that file cannot be read, shared text has too many blocks, or a time or length is beyond any.
+        ValueError: that file cannot be read, shared text has too many blocks, a time or length is beyond any, or there
+            is not enough memory.
     """
+    try:
+        return _made(traffic, file)
+    except MemoryError:
+        raise ValueError(
+            f"num_requests {traffic.num_requests:,}: so many requests need more memory than there is"
+        ) from None
+
+
+def _made(traffic: Traffic, file: Requests | None) -> Requests:
     if isinstance(traffic.lengths, Drawn) and file is None:
         file = read_requests(traffic.lengths.path).requests
     of_arrivals, of_lengths, of_turns, of_system = np.random.default_rng(traffic.seed).spawn(4)
