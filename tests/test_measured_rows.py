@@ -121,13 +121,23 @@ def test_what_is_no_table_is_refused(tmp_path: Path, capsys: Said, content: byte
     "column",
     [
         "isl", "osl", "concurrency", "request_rate", "batch_size", "tp", "pp", "ep", "dp", "prefill_workers",
-        "decode_workers", "decode_batch", "decode_dp", "layers", "n_chips",
+        "decode_workers", "decode_batch", "decode_dp", "layers", "n_chips", "tpot_ms", "output_tokens_per_s",
     ],
 )  # fmt: skip
 def test_a_wild_number_of_a_point_names_its_column(tmp_path: Path, column: str) -> None:
     unread: list[str] = []
     path = points(tmp_path / "points.csv", {**POINT, column: HUGE}, POINT)
     assert len(read_serving_cases(path, unread)) == 1
+    (reason,) = unread
+    assert reason.startswith(f"line 2, column {column}: '{HUGE}': expected ")
+
+
+@pytest.mark.parametrize("column", ["step_time_s", "tokens_per_s_per_chip", "seq", "global_batch"])
+def test_a_wild_number_of_a_run_names_its_column(tmp_path: Path, column: str) -> None:
+    unread: list[str] = []
+    good = dict(zip(RUNS.strip().split(","), RUN.strip().split(","), strict=True))
+    path = points(tmp_path / "runs.csv", {**good, column: HUGE}, good)
+    assert len(read_cases(path, unread)) == 1
     (reason,) = unread
     assert reason.startswith(f"line 2, column {column}: '{HUGE}': expected ")
 
@@ -203,10 +213,10 @@ def test_what_is_no_file_is_not_taken_as_absent(tmp_path: Path, kind: str, name:
 @pytest.mark.parametrize(
     ("engine", "said"),
     [
-        ({"data_parallel_size": 10**9}, "engine_kwargs.data_parallel_size: 1000000000: expected .* 1 to 100,000"),
+        ({"data_parallel_size": 10**9}, "engine_kwargs.data_parallel_size: 1000000000: expected .* 1 to 16,384"),
         (
-            {"data_parallel_size": 90_000, "tensor_parallel_size": 2},
-            "engine_kwargs.data_parallel_size: 90,000: 2 x 1 x 90,000 chips; expected at most 100,000",
+            {"data_parallel_size": 9_000, "tensor_parallel_size": 2},
+            "engine_kwargs.data_parallel_size: 9,000: 2 x 1 x 9,000 chips; expected at most 16,384",
         ),
         ({"tensor_parallel_size": 3}, "engine_kwargs.tensor_parallel_size: 3: does not divide the 32 heads of llama"),
         ({"tensor_parallel_size": 64}, "engine_kwargs.tensor_parallel_size: 64: does not divide the 32 heads"),

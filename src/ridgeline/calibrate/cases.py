@@ -21,10 +21,11 @@ from ridgeline.calibrate.columns import (
     flag,
     gib,
     natural,
-    positive,
     positive_count,
+    rate,
     read_rows,
     required_columns,
+    seconds,
     stage,
     text,
     values_of,
@@ -78,8 +79,8 @@ class Case:
     offload: str = column(text, "")
     overlap: str = column(text, "")
     kind: str = column(text, "pretrain", "training_kind")
-    step_time_s: float = column(positive, math.nan)
-    tokens_per_s_per_chip: float = column(positive, math.nan)
+    step_time_s: float = column(seconds, math.nan)
+    tokens_per_s_per_chip: float = column(rate, math.nan)
     peak_memory_bytes: float | None = column(gib, None, "peak_memory_gib")
     quality: str = column(text, "A")
     notes: str = column(text, "")

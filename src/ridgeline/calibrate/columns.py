@@ -131,8 +131,18 @@ def gib(value: str) -> float:
 
 
 def milliseconds(value: str) -> float:
-    """Seconds."""
-    return positive(value) * 1e-3
+    """Seconds of a number of milliseconds, at most a century. Raises ValueError for anything else."""
+    return within(1e-9, 3.2e12)(value) * 1e-3
+
+
+def seconds(value: str) -> float:
+    """A time above zero, at most a century. Raises ValueError for anything else."""
+    return within(1e-12, 3.2e9)(value)
+
+
+def rate(value: str) -> float:
+    """What a chip does a second, above zero. Raises ValueError for anything else."""
+    return within(1e-6, 1e15)(value)
 
 
 def column(read: Callable[[str], Any], default: Any = None, name: str = "", *, required: bool = False) -> Any:

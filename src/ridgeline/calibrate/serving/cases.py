@@ -20,8 +20,8 @@ from ridgeline.calibrate.columns import (
     milliseconds,
     natural,
     one_of,
-    positive,
     positive_count,
+    rate,
     read_rows,
     required_columns,
     text,
@@ -39,7 +39,7 @@ MARKS = {"tpot_ms", "ttft_ms", "output_tokens_per_s", "concurrency"}
 METRICS = {"tpot": "tpot_s", "ttft": "ttft_s", "output_tokens_per_s": "output_tokens_per_s"}
 _MONTH = re.compile(r"(20\d\d)-(\d\d)")
 #: Chips of one deployment: more than the largest machine has.
-MOST_CHIPS = 100_000
+MOST_CHIPS = 16_384
 _DEGREE, _LENGTH = up_to(MOST_CHIPS), within(1.0, LONGEST_REQUEST)
 MODES = ("aggregated", "disaggregated", "offline")
 
@@ -95,8 +95,8 @@ class ServingCase:
     request_rate: float | None = column(within(SLOWEST, FASTEST))
     ttft_s: float | None = column(milliseconds, None, "ttft_ms")
     tpot_s: float | None = column(milliseconds, None, "tpot_ms")
-    output_tokens_per_s: float | None = column(positive)
-    total_tokens_per_s_per_chip: float | None = column(positive)
+    output_tokens_per_s: float | None = column(rate)
+    total_tokens_per_s_per_chip: float | None = column(rate)
     speculative: str = column(one_of("none", "mtp", "unknown"), "none")
     percentile: str = column(text, "mean")  # of the latencies: mean, median, p99
     client: str = column(text, "unknown")  # inferencex, offline, unknown

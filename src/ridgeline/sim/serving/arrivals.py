@@ -88,5 +88,8 @@ def _diurnal_block(arrivals: Diurnal, expected: FloatArray) -> FloatArray:
         middle = (low + high) / 2.0
         due = arrivals.rate_per_s * (middle + arrivals.swing / wave * (1.0 - np.cos(wave * middle)))
         early = due < expected
+        before = low, high
         low, high = np.where(early, middle, low), np.where(early, high, middle)
+        if np.array_equal(low, before[0]) and np.array_equal(high, before[1]):
+            break  # the last bits are reached: more steps would change nothing
     return high
