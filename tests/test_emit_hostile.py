@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tomllib
@@ -19,12 +21,14 @@ from hostile import MADE, TEXTS, is_seen, lines_are_seen
 from ridgeline.emit import FRAMEWORKS, EmitError, emit
 from ridgeline.emit.comments import comments
 from ridgeline.emit.serving import emit_serving, script
+from ridgeline.facts.huggingface import read_config
 from ridgeline.facts.plan import Plan
 from ridgeline.facts.scenario import Scenario
-from ridgeline.facts.serving import Deployment, Layout, Service, Speculation
+from ridgeline.facts.serving import Deployment, Layout, Service, Speculation, model_id_of
 from ridgeline.facts.spec import SpecT
 from test_emit import scenario
 from test_emit_serving import alone, dense, service, split
+from test_text_of_users import LLAMA
 
 ENGINES = ("vllm", "sglang", "trtllm")
 TRAINING = scenario("llama-3.1-8b", Plan(tp=2, etp=2, dp=4, zero=2))
@@ -277,6 +281,37 @@ def expanded(text: str, values: dict[str, str]) -> str:
         return "$" if found[0] == "$$" else values.get(found[1], found[0])
 
     return re.sub(r"\$\$|\$\(([^)]*)\)", put, text)
+
+
+@pytest.mark.parametrize("framework", [*ENGINES, "kubernetes"])
+@pytest.mark.parametrize("name", ["hf\ntouch x #", "hfd\udcff", "a\u202eb", "a\U000e0001b", "n" * 200])
+def test_a_folder_whose_name_cannot_be_written_is_refused(framework: str, name: str, tmp_path: Path) -> None:
+    """Its architecture carries the name as it can be seen, which no engine finds."""
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    model = model_id_of(read_config(folder))
+    engine = "vllm" if framework == "kubernetes" else framework
+    plain = SERVING[engine, "dense"]
+    with pytest.raises(EmitError, match=r"model_id = .*rename the folder") as caught:
+        emit_serving(framework, replace(plain, model_id=model))
+    assert is_seen(str(caught.value))
+    one = plain.service
+    assert one is not None
+    drafts = Speculation(method="draft", acceptance=(0.7,), draft=read_config(folder))
+    with pytest.raises(EmitError, match=r"speculation\.draft = .*rename the folder"):
+        emit_serving(framework, replace(plain, service=one.replace(speculation=drafts)))
+
+
+def test_a_folder_of_a_plain_name_is_written(tmp_path: Path) -> None:
+    for name in ("llama-8b", "通义", "a...", "it's"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(LLAMA))
+        made = emit_serving(
+            "vllm", replace(SERVING["vllm", "dense"], model_id=model_id_of(read_config(folder)))
+        )
+        assert f"vllm serve {shlex.quote(name)}" in made
 
 
 # The places by themselves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,9 @@ from ridgeline.facts.serving import Deployment, Service, model_id_of
 
 #: What an engine does: everything, or one half of a disaggregated deployment.
 Role = Literal["serve", "prefill", "decode"]
+
+# What stands in a name for characters that cannot be seen (`ridgeline.files.one_line`), and how a cut one ends.
+_REWRITTEN = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})|^.{100,}\.\.\.$")
 
 PLAIN = ("bf16", "fp16")  # formats a checkpoint can be quantised from on loading
 
@@ -65,10 +69,17 @@ def pools_of(framework: str, deployment: Deployment) -> tuple[Pool, ...]:
 
 
 def _check_id(framework: str, field: str, model_id: str) -> None:
-    """What an engine loads is a word of its command line: it must be seen, and must not be taken for an option."""
+    """What an engine loads is a word of its command line: it must be seen, and must not be taken for an option.
+
+    A model that was read from a folder has the folder's name as it can be seen: escaped, or cut. Nothing on disk is
+    called so, and an engine would look for it in vain.
+    """
     if not model_id or model_id.startswith("-") or any(files.unseen(character) for character in model_id):
         why = "empty, with a dash in front or with characters that cannot be seen"
         raise EmitError(framework, field, model_id, ["a Hugging Face id or a path"], why)
+    if _REWRITTEN.search(model_id):
+        why = "not its name on disk, which is too long or has characters that cannot be seen"
+        raise EmitError(framework, field, model_id, ["a name of plain text: rename the folder"], why)
 
 
 def _check(framework: str, pool: Pool) -> None:
