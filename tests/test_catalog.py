@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from ridgeline.facts import catalog, notes
+from ridgeline.api.written import written
+from ridgeline.facts import catalog, document, notes
 from ridgeline.facts.catalog import CatalogError
 from ridgeline.facts.chip import Chip
 from ridgeline.facts.kernel_calibration import Provenance
@@ -309,6 +312,29 @@ def test_first_user_folder_wins(folder: Path, tmp_path: Path, monkeypatch: pytes
     write(other, "chips/my-chip.yaml", GOOD_CHIP.replace("600 W", "650 W"))
     monkeypatch.setenv("RIDGELINE_CATALOG", os.pathsep.join([str(other), str(folder)]))
     assert catalog.chip("my-chip").tdp == 650
+
+
+@pytest.mark.parametrize("kind", ["chips", "stacks", "links"])
+def test_no_problem_is_longer_than_a_terminal_shows(kind: str, folder: Path) -> None:
+    """Keys may be as long as they like, and their choices many."""
+    name = catalog.names(kind)[0]
+    path = catalog.entry_path(kind, name)
+    assert path is not None
+    data = document.read(path)
+    for key in ("9" * 5000, "x" * 395, "PREFETCH"):
+        file = folder / f"{name}.json"
+        file.write_text(json.dumps({**data, key: 1, "scale_up": {key: 1}}))
+        problems = catalog.check(file, kind)
+        assert problems
+        assert all(len(f"  {line}") <= 400 for line in problems)
+
+
+def test_numbers_in_mappings_keep_to_what_a_machine_has() -> None:
+    fit = catalog.calibration("h100-sxm").kernels.energy
+    plain = written(fit)
+    assert type(fit).model_validate(plain) == fit
+    with pytest.raises(ValidationError, match="beyond any machine"):
+        type(fit).model_validate({**plain, "joules_per_flop": {"bf16": 1e308}})
 
 
 def test_an_edited_file_is_read_again(folder: Path) -> None:

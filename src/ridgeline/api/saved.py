@@ -72,7 +72,7 @@ def scenario_from_dict(data: dict[str, Any], where: str) -> tuple[Scenario, tupl
         plan = TypeAdapter(Plan).validate_python(data.get("plan"))
         num_chips = TypeAdapter(int).validate_python(data.get("num_chips"))
     except ValidationError as error:
-        raise InputError(f"{where}: plan: {files.short(error.errors()[0]['msg'], 200)}") from None
+        raise InputError(f"{where}: plan: {_reason(error)}") from None
     scenario = Scenario(
         architecture=_part(Architecture, data, "architecture", where),
         chip=chip,
@@ -132,4 +132,9 @@ def _part(spec: type[SpecT], data: dict[str, Any], name: str, where: str) -> Spe
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join([name, *(str(step) for step in first["loc"])])
-        raise InputError(f"{where}: {files.one_line(place, 100)}: {files.short(first['msg'], 200)}") from None
+        raise InputError(f"{where}: {files.one_line(place, 100)}: {_reason(error)}") from None
+
+
+def _reason(error: ValidationError) -> str:
+    """The first thing that is wrong, in words."""
+    return files.short(error.errors()[0]["msg"].removeprefix("Value error, "), 200)

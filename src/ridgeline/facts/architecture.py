@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ridgeline.facts.spec import Count, Natural, Prose, Spec
 
@@ -30,6 +30,15 @@ class Attention(Spec):
     qk_norm: bool = Field(False, description="normalise each query and key head (Qwen3, Gemma 3)")
     sinks: bool = Field(False, description="one learned sink logit per head (gpt-oss)")
     output_gate: bool = Field(False, description="query projection also makes an output gate (Qwen3-Next)")
+
+    @model_validator(mode="after")
+    def _grouped(self) -> Attention:
+        """Each key and value head serves the same number of query heads."""
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"kv_heads = {self.kv_heads} does not divide heads = {self.heads}; expected a divisor of it"
+            )
+        return self
 
 
 class LatentAttention(Spec):

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from ridgeline import files
 
+#: Characters of one problem: it stands in a message below the name of its file.
+_MOST = 320
 NUMBER = re.compile(r"^\s*[-+]?\.?\d")
 
 
@@ -20,8 +22,9 @@ def validation_problems(error: ValidationError, spec: type[BaseModel], data: Map
     """All problems of one failed validation of ``data`` against ``spec``, in the order of the fields."""
     lines: dict[str, None] = {}
     for item in error.errors(include_url=False):
-        path = ".".join(_written_path(item["loc"], data)) or "file"
-        lines[files.short(files.one_line(f"{path}: {_message(item, spec)}"))] = None
+        steps = _written_path(item["loc"], data)  # keys of a mapping may be as long as they like
+        path = ".".join(files.one_line(step, files.SHOWN) for step in steps) or "file"
+        lines[files.short(files.one_line(f"{path}: {_message(item, spec)}"), _MOST)] = None
     return list(lines)
 
 

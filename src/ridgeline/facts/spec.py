@@ -43,27 +43,28 @@ class Spec(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _seen(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, float) and abs(value) > MOST:
-            raise ValueError(f"{value:g} is beyond any machine: expected at most {MOST:g}")
-        if isinstance(value, str | dict | tuple):
+        if isinstance(value, float | str | dict | tuple):
             assert info.field_name is not None
             allowed = _BREAKS if _LINES in cls.model_fields[info.field_name].metadata else frozenset()
-            for text in _texts(value):
-                _check_seen(text, allowed)
+            for part in _parts(value):
+                if isinstance(part, str):
+                    _check_seen(part, allowed)
+                elif abs(part) > MOST:
+                    raise ValueError(f"{part:g} is beyond any machine: expected at most {MOST:g}")
         return value
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """All text in a field's value; a `Spec` inside has checked its own."""
-    if isinstance(value, str):
+def _parts(value: Any) -> Iterator[str | float]:
+    """All text and all floats in a field's value; a `Spec` inside has checked its own."""
+    if isinstance(value, str | float):
         yield value
     elif isinstance(value, dict):
         for key, part in value.items():
-            yield from _texts(key)
-            yield from _texts(part)
+            yield from _parts(key)
+            yield from _parts(part)
     elif isinstance(value, tuple):
         for part in value:
-            yield from _texts(part)
+            yield from _parts(part)
 
 
 def _check_seen(text: str, allowed: frozenset[str]) -> None:
