@@ -12,6 +12,7 @@ from ridgeline.api.errors import InputError
 from ridgeline.api.overrides import one_of
 from ridgeline.explore.space import Space
 from ridgeline.facts.architecture import Moe
+from ridgeline.facts.chip import Cluster
 from ridgeline.facts.scenario import Scenario
 from ridgeline.graph.laws import rules
 
@@ -23,6 +24,7 @@ def check_degrees(scenario: Scenario, fixed: Mapping[str, Any], *, cross_domain_
     chips, chip = scenario.num_chips, scenario.chip
     if chips < 1:
         raise InputError(f"chips = {chips} must be at least 1")
+    check_machine(scenario.cluster, chips)
     domain = scenario.cluster.tiers[0].size or chips
     tp = fixed.get("tp", 1)
     if tp > domain and not cross_domain_tp:
@@ -50,6 +52,12 @@ def check_degrees(scenario: Scenario, fixed: Mapping[str, Any], *, cross_domain_
     if fixed.get("vpp", 1) > 1 and fixed.get("schedule", "interleaved") != "interleaved":
         raise InputError(f"vpp = {fixed['vpp']} needs schedule interleaved, not {fixed['schedule']}")
     _check_effect(scenario, fixed)
+
+
+def check_machine(cluster: Cluster, chips: int | None) -> None:
+    """Raise InputError for more chips than a cluster has, as it stands after all settings."""
+    if chips is not None and cluster.max_chips is not None and chips > cluster.max_chips:
+        raise InputError(f"chips = {chips:,}: cluster '{cluster.name}' has at most {cluster.max_chips:,}")
 
 
 def _check_effect(scenario: Scenario, fixed: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ridgeline import files
+from ridgeline.api import arguments
 from ridgeline.facts import catalog, document
 from ridgeline.facts.architecture import Architecture
 from ridgeline.facts.huggingface import HuggingFaceError, read_config
@@ -19,9 +20,11 @@ def model(name: str | Path | Architecture) -> Architecture:
     Raises:
         CatalogError: unknown name (with the closest ones), or a bad architecture file.
         HuggingFaceError: a ``config.json`` that cannot be read.
+        InputError: neither a name nor a path.
     """
     if isinstance(name, Architecture):
         return name
+    arguments.path("model", name, "a name of the catalog, the path of a model, or an Architecture")
     path = files.expanded(name)
     if not _is_path(str(name), path):
         return catalog.architecture(str(name))

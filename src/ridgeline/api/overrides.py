@@ -11,6 +11,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ridgeline import files, units
+from ridgeline.api import arguments
 from ridgeline.api.errors import InputError
 from ridgeline.api.written import written
 from ridgeline.facts import problems
@@ -81,20 +82,25 @@ def plan_fields(values: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if name not in names:
             raise InputError(f"unknown plan field '{name}'{_choices(name, names)}")
-        if name in _CHOICES and value not in _CHOICES[name]:
-            raise InputError(
-                f"{name} = {files.one_line(str(value), SHOWN)} is unknown; choose {one_of(_CHOICES[name])}"
-            )
         if name in _CHOICES:
-            found[name] = value
+            found[name] = _choice(name, value)
             continue
         kind: type = int if name in DEGREES else bool
         found[name] = _checked(name, kind, value)
         least = -1 if name == "recompute_layers" else 1
         if kind is int and not least <= found[name] <= MOST_COUNT:
             bound = f"at least {least}" if found[name] < least else f"at most {MOST_COUNT:,}"
-            raise InputError(f"{name} = {files.one_line(str(value), SHOWN)} must be {bound}")
+            raise InputError(f"{name} = {arguments.said(value)} must be {bound}")
     return found
+
+
+def _choice(name: str, value: Any) -> Any:
+    """One of the choices of a field; a switch is no number, although Python takes True for 1."""
+    known, given = _CHOICES[name], arguments.plain(value)
+    for choice in known:
+        if isinstance(given, type(choice) | float) and not isinstance(given, bool) and given == choice:
+            return choice
+    raise InputError(f"{name} = {arguments.said(value)} is unknown; choose {one_of(known)}")
 
 
 def one_of(values: Iterable[Any]) -> str:
@@ -147,7 +153,7 @@ def changed(spec: SpecT, path: str, root: str, steps: list[str], value: Any) -> 
 
 def _key(path: str, where: str, here: Any, twin: Any, step: str, *, last: bool) -> Any:
     if isinstance(here, list):
-        if not step.isdigit() or int(step) >= len(here):
+        if not step.isdecimal() or len(step) > 9 or int(step) >= len(here):
             raise InputError(f"--set {path}: {where} has {len(here)} entries; choose {_places(len(here))}")
         return int(step)
     if not isinstance(here, dict):
@@ -178,10 +184,13 @@ def _count(path: str, text: str) -> float:
 
 
 def _checked(name: str, kind: type[_Any], value: Any) -> _Any:
-    """``value`` as a whole number or a switch; text that spells one is taken, 2.5 is not."""
+    """``value`` as a whole number or a switch; text that spells one is taken, 2.5, bytes and True for 1 are not."""
+    given = arguments.plain(value)
     try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError:
+        if isinstance(given, bytes) or (isinstance(given, bool) and kind is not bool):
+            raise TypeError
+        return TypeAdapter(kind).validate_python(given)
+    except (ValidationError, TypeError):
         noun = "true or false" if kind is bool else "a whole number"
         raise InputError(f"{name} = {files.shown(value)}: expected {noun}") from None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ridgeline import files, units
+from ridgeline.api import arguments
 from ridgeline.api.degrees import check_degrees
 from ridgeline.api.errors import InputError
 from ridgeline.api.models import model as find_model
@@ -48,6 +50,9 @@ class Request:
     cross_domain_tp: bool = False
     notes: tuple[str, ...] = ()
     every: bool = False  # search every schedule and ZeRO stage
+    settings: tuple[str, ...] = ()
+    #: The same question with other settings; None where it was not asked in words.
+    again: Callable[..., Request] | None = field(default=None, repr=False, compare=False)
 
 
 def cluster(name: str | Cluster, chips: int | str | None = None) -> Machine:
@@ -57,6 +62,7 @@ def cluster(name: str | Cluster, chips: int | str | None = None) -> Machine:
         CatalogError: unknown name, or more chips than it has.
     """
     count = None if chips is None else whole("chips", chips)
+    arguments.named("on", name, Cluster, "the name of a cluster or a chip, or a Cluster")
     found = name if isinstance(name, Cluster) else catalog.cluster_for(name, count)
     return Machine(found, catalog.chip(found.chip), count)
 
@@ -93,17 +99,20 @@ def request(
     Raises:
         ValueError: a name, a value or a combination is wrong; the message says which and the choices.
     """
-    machine = on if isinstance(on, Machine) else cluster(on, chips)
-    num_chips = machine.chips if chips is None else whole("chips", chips)
-    if num_chips is None:
+    machine = machine_of(on, chips)
+    if machine.chips is None:
         raise InputError("chips: missing; how many chips does the job run on?")
     architecture = find_model(model)
     software = stack if isinstance(stack, Stack) else _stack(stack, machine.chip)
+    again = functools.partial(
+        request, architecture, on=machine, batch=batch, seq=seq, tokens=tokens, kind=kind, plan=plan, stack=software,
+        recipe=recipe, cross_domain_tp=cross_domain_tp, every=every, **degrees,
+    )  # fmt: skip
     scenario = Scenario(
         architecture=architecture,
         chip=machine.chip,
         cluster=machine.cluster,
-        num_chips=num_chips,
+        num_chips=machine.chips,
         job=_job(batch=batch, seq=seq, tokens=tokens, kind=kind),
         plan=Plan(),
         stack=software,
@@ -112,9 +121,30 @@ def request(
         else _recipe(recipe, software, machine.chip).on(machine.chip),
         calibration=catalog.calibration(machine.chip.name),
     )
+    if plan is not None and not isinstance(plan, Plan):
+        raise InputError(f"plan = {files.shown(plan)}: expected a Plan")
     given = plan_fields(plan.to_dict() if plan is not None else {}) | plan_fields(degrees)
-    scenario, fixed = override(scenario, settings)
-    return checked(Request(scenario, given | fixed, cross_domain_tp, tuple(_notes(scenario)), every))
+    changes = settings_of(settings)
+    scenario, fixed = override(scenario, changes)
+    beyond, every = arguments.switch("cross_domain_tp", cross_domain_tp), arguments.switch("every", every)
+    return checked(Request(scenario, given | fixed, beyond, tuple(_notes(scenario)), every, changes, again))
+
+
+def machine_of(on: str | Cluster | Machine, chips: int | str | None) -> Machine:
+    """What a question names, with the chips that it gives or else those of the machine.
+
+    Raises:
+        ValueError: an unknown name, or a number of chips that is none.
+    """
+    if not isinstance(on, Machine):
+        return cluster(on, chips)
+    count = on.chips if chips is None else chips
+    return Machine(on.cluster, on.chip, None if count is None else whole("chips", count))
+
+
+def settings_of(settings: Iterable[str]) -> tuple[str, ...]:
+    """The ``path=value`` of a question, one or several. Raises InputError for anything but text."""
+    return arguments.texts("settings", settings, "path=value texts, such as ['chip.tdp=700 W']")
 
 
 def checked(one: Request) -> Request:
@@ -136,7 +166,7 @@ def _check_recipe(recipe: Recipe, chip: Chip) -> None:
 def whole(name: str, value: int | str | float, most: int = MOST_COUNT) -> int:
     """A count from 1 to ``most``, from a number or from text such as ``16,384`` or ``4M``."""
     try:
-        number = units.parse_count(value)
+        number = units.parse_count(arguments.plain(value))
     except ValueError as error:
         raise InputError(f"{name}: {error}") from None
     if number != int(number) or number < 1:
@@ -150,7 +180,7 @@ def _job(*, batch: int | str, seq: int | str, tokens: float | str | None, kind: 
     values: dict[str, Any] = {"batch": whole("batch", batch), "seq": whole("seq", seq), "kind": kind}
     if tokens is not None:
         try:
-            values["tokens"] = units.parse_count(tokens)
+            values["tokens"] = units.parse_count(arguments.plain(tokens))
         except ValueError as error:
             raise InputError(f"tokens: {error}") from None
     try:
@@ -160,10 +190,12 @@ def _job(*, batch: int | str, seq: int | str, tokens: float | str | None, kind: 
 
 
 def _stack(name: str | None, chip: Chip) -> Stack:
+    name = arguments.text("stack", name, "the name of a stack, or a Stack")
     return catalog.stack(name) if name else stack_for("", None, chip.vendor)
 
 
 def _recipe(name: str | None, stack: Stack, chip: Chip) -> Recipe:
+    name = arguments.text("recipe", name, "the name of a recipe, or a Recipe")
     if name:
         return catalog.recipe(name)
     if "bf16" not in chip.matrix and "fp16" in chip.matrix:

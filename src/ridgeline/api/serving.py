@@ -9,15 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ridgeline.api import arguments
+from ridgeline.api.effects import without_effect
 from ridgeline.api.errors import InputError
 from ridgeline.api.serving_operation import words
 from ridgeline.api.serving_request import DEGREES, ServingRequest, serving_request
 from ridgeline.api.serving_result import ServingResult
+from ridgeline.api.serving_settings import numbers, tables, under
 from ridgeline.api.serving_simulation import simulated
 from ridgeline.api.serving_words import plan_words, time_words
 from ridgeline.explore import serving_check
 from ridgeline.explore.serving_check import Check
-from ridgeline.explore.serving_plan import SPREAD, Load, Target
+from ridgeline.explore.serving_plan import SPREAD, Load, ServingPlan, Target
 from ridgeline.explore.serving_search import NothingFits, ServingSearch, lacking_bytes, search
 from ridgeline.explore.serving_space import ServingSpace
 from ridgeline.facts.architecture import Architecture
@@ -53,6 +56,8 @@ def serve(
     """
     if on is None:
         raise InputError("on: missing; name a cluster or a chip")
+    simulate = None if simulate is None else arguments.switch("simulate", simulate)
+    arguments.called("progress", progress)
     asked = serving_request(model, on=on, **question)
     return answer(asked, simulate=simulate, progress=progress, command=command)
 
@@ -85,7 +90,8 @@ def answer(
     check_time("one token", max(found.best.ttft_s, found.best.tpot_s))
     seconds = time.perf_counter() - start
     if not simulate:
-        return ServingResult(asked, found, found.best, None, None, seconds, asked.notes, command)
+        notes = (*asked.notes, *_unfelt(asked, found, found.best, simulate=False))
+        return ServingResult(asked, found, found.best, None, None, seconds, notes, command)
     plans = serving_check.candidates(found, asked.load, asked.target)
     requests = None if asked.trace is None else asked.trace.requests
     together_s = asked.operation.together_s
@@ -95,11 +101,32 @@ def answer(
     )  # fmt: skip
     if asked.target.given:
         checked = serving_check.refined(checked, asked.load, asked.target, run, together_s=together_s)
-    notes = (*asked.notes, *_remarks(asked, checked, tried))
+    unfelt = _unfelt(asked, found, checked.plan, simulate=True)
+    notes = (*asked.notes, *_remarks(asked, checked, tried), *unfelt)
     most = serving_check.largest_rate(
         checked.plan, asked.load, asked.target, run, together_s=together_s, progress=progress
     )
     return ServingResult(asked, found, checked.plan, checked, most, seconds, notes, command)
+
+
+def _unfelt(asked: ServingRequest, found: ServingSearch, plan: ServingPlan, *, simulate: bool) -> list[str]:
+    """Notes of settings without which the search finds the same plan, and this plan does the same.
+
+    The plan alone is looked at first, as most settings change its numbers; all plans only where one does not.
+    """
+
+    def same(settings: tuple[str, ...]) -> bool:
+        assert asked.again is not None
+        other = asked.again(settings=settings)
+        before = under(plan, asked, other)
+        if other.notes != asked.notes or numbers(before, other) != numbers(plan, asked):
+            return False
+        if simulate and tables(before, other) != tables(plan, asked):
+            return False
+        best = _searched(other, None).best
+        return best is not None and found.best is not None and best.to_dict() == found.best.to_dict()
+
+    return without_effect(asked.settings, same)
 
 
 def _searched(asked: ServingRequest, progress: Callable[[int], None] | None) -> ServingSearch:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ridgeline import units
+from ridgeline.api import arguments
 from ridgeline.api.errors import InputError
 from ridgeline.api.overrides import one_of
 from ridgeline.api.request import whole
@@ -60,16 +61,22 @@ def operation(
         InputError: a value is wrong; says which, and the choices.
     """
     if router is not None and replicas == 1:
-        raise InputError(f"router = {router}: has no effect with replicas = 1")
-    failures = tuple(_failure(text, replicas) for text in _several(fail))
+        raise InputError(f"router = {arguments.said(router)}: has no effect with replicas = 1")
+    failures = tuple(_failure(text, replicas) for text in _several("fail", fail, "60s:120s:0"))
     if on_failure is not None and not failures:
-        raise InputError(f"on_failure = {on_failure}: without a failure; give fail, such as 60s:120s:0")
+        raise InputError(
+            f"on_failure = {arguments.said(on_failure)}: without a failure; give fail, such as 60s:120s:0"
+        )
     return Operation(
-        router=ROUTER_WORDS[_word("router", router or "least-loaded", list(ROUTER_WORDS))],
+        router=ROUTER_WORDS[
+            _word("router", "least-loaded" if router is None else router, list(ROUTER_WORDS))
+        ],
         settings=_settings(kv_tier, preemption, prefix_cache),
         autoscale=_autoscale(replicas, min_replicas, scale_at, scale_every, cold_start),
         failures=failures,
-        on_failure="lose" if _word("on_failure", on_failure or "retry", ON_FAILURE) == "lose" else "retry",
+        on_failure="lose"
+        if _word("on_failure", "retry" if on_failure is None else on_failure, ON_FAILURE) == "lose"
+        else "retry",
         timeout_s=None if timeout is None else seconds("timeout", timeout),
         urgent=0.0 if urgent is None else _share("urgent", urgent),
     )
@@ -77,16 +84,15 @@ def operation(
 
 def seconds(name: str, value: Any, *, zero: bool = False) -> float:
     """A time from text such as ``50 ms``, or a number of seconds."""
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
+    found = arguments.number(value)
+    if found != found:  # no bare number: text with a unit, or nothing that is a time
         try:
-            found = units.parse(str(value), "s")
+            found = units.parse(value, "s")
         except ValueError as error:
             raise InputError(f"{name}: {error}") from None
     if not (found >= 0.0 if zero else found > 0.0) or found >= 1e9:
         raise InputError(
-            f"{name} = {value}: expected seconds {'from' if zero else 'above'} 0, such as 30 or '50 ms'"
+            f"{name} = {arguments.said(value)}: expected seconds {'from' if zero else 'above'} 0, such as 30 or '50 ms'"
         )
     return found
 
@@ -123,25 +129,27 @@ def to_dict(asked: Operation) -> dict[str, Any]:
 
 
 def _word(name: str, value: str, choices: Sequence[str]) -> str:
-    if value not in choices:
-        close = difflib.get_close_matches(str(value), choices, n=1)
+    if not isinstance(value, str) or value not in choices:
+        close = difflib.get_close_matches(arguments.said(value), choices, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
-        raise InputError(f"{name} = {value} is unknown; {hint}choose {one_of(choices)}")
+        raise InputError(f"{name} = {arguments.said(value)} is unknown; {hint}choose {one_of(choices)}")
     return value
 
 
 def _share(name: str, value: Any) -> float:
     try:
-        found = units.parse(value if isinstance(value, str) else float(value), "1")
-    except (TypeError, ValueError):
+        found = units.parse(arguments.plain(value), "1")
+    except ValueError:
         found = -1.0
     if not 0.0 <= found <= 1.0:
-        raise InputError(f"{name} = {value}: expected a share from 0 to 1, such as 0.1 or '10 %'")
+        raise InputError(
+            f"{name} = {arguments.said(value)}: expected a share from 0 to 1, such as 0.1 or '10 %'"
+        )
     return found
 
 
-def _several(given: str | Iterable[str] | None) -> list[str]:
-    return [] if given is None else [given] if isinstance(given, str) else list(given)
+def _several(name: str, given: str | Iterable[str] | None, example: str) -> tuple[str, ...]:
+    return () if given is None else arguments.texts(name, given, f"text such as {example}, or several")
 
 
 def _failure(text: str, replicas: int | None) -> Failure:
@@ -149,7 +157,7 @@ def _failure(text: str, replicas: int | None) -> Failure:
     if len(parts) not in (2, 3):
         raise InputError(f"fail = {text}: write it as AT:DOWN or AT:DOWN:REPLICA, such as 60s:120s:0")
     replica = parts[2] if len(parts) == 3 else "0"
-    if not replica.isdigit() or (replicas is not None and int(replica) >= replicas):
+    if not replica.isdecimal() or len(replica) > 9 or (replicas is not None and int(replica) >= replicas):
         most = "a number from 0" if replicas is None else f"0 to {replicas - 1}"
         raise InputError(f"fail = {text}: replica {replica} is not there; expected {most}")
     return Failure(
@@ -164,7 +172,7 @@ def _autoscale(
         for name, value in (("scale_at", scale_at), ("scale_every", scale_every), ("cold_start", cold_start)):
             if value is not None:
                 raise InputError(
-                    f"{name} = {value}: has no effect without min_replicas, which turns scaling on"
+                    f"{name} = {arguments.said(value)}: has no effect without min_replicas, which turns scaling on"
                 )
         return None
     least = whole("min_replicas", minimum)
@@ -184,14 +192,14 @@ def _autoscale(
 
 
 def _settings(kv_tier: Any, preemption: str | None, prefix_cache: bool | None) -> Settings:
-    tiers = tuple(_tier(text) for text in _several(kv_tier))
-    how = _word("preemption", preemption or "recompute", PREEMPTION)
+    tiers = tuple(_tier(text) for text in _several("kv_tier", kv_tier, "host:200GB:50GB/s"))
+    how = _word("preemption", "recompute" if preemption is None else preemption, PREEMPTION)
     if how == "swap" and not tiers:
         raise InputError(
             "preemption = swap: needs a memory to swap to; give kv_tier, such as host:200GB:50GB/s"
         )
     return Settings(
-        prefix_cache=prefix_cache is not False,
+        prefix_cache=prefix_cache is None or arguments.switch("prefix_cache", prefix_cache),
         preemption="swap" if how == "swap" else "recompute",
         tiers=tiers,
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from ridgeline import files
-from ridgeline.api import overrides
+from ridgeline.api import arguments, overrides
+from ridgeline.api.degrees import check_machine
 from ridgeline.api.errors import InputError
 from ridgeline.api.models import model as find_model
-from ridgeline.api.request import Machine, cluster, whole
+from ridgeline.api.request import Machine, machine_of, settings_of, whole
 from ridgeline.api.serving_operation import operation, seconds
 from ridgeline.explore.serving_plan import Load, Target
 from ridgeline.explore.serving_space import ServingSpace, engines_of, is_moe, layouts, wrong
@@ -57,6 +59,9 @@ class ServingRequest:
     divided: bool | None = None
     operation: Operation = field(default_factory=Operation)
     notes: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    #: The same question with other settings; None where it was not asked in words.
+    again: Callable[..., ServingRequest] | None = field(default=None, repr=False, compare=False)
 
 
 def serving_request(
@@ -68,7 +73,7 @@ def serving_request(
     osl: int | str | None = None,
     rate: float | str | None = None,
     concurrency: int | str | None = None,
-    trace: str | Path | None = None,
+    trace: str | Path | RequestFile | None = None,
     ttft: float | str | None = None,
     tpot: float | str | None = None,
     percentile: float | str = 95.0,
@@ -112,22 +117,31 @@ def serving_request(
     Raises:
         ValueError: a name, a value or a combination is wrong; the message says which and the choices.
     """
-    machine = on if isinstance(on, Machine) else cluster(on, chips)
-    num_chips = machine.chips if chips is None else whole("chips", chips)
+    machine = machine_of(on, chips)
+    num_chips = machine.chips
     file = None if trace is None else _trace(trace, isl, osl, rate, concurrency)
     load = _load(isl, osl, rate, concurrency) if file is None else _load_of(file)
     if num_chips is None and load.rate is None and replicas is None:
         raise InputError("chips: missing; how many chips serve? (or a rate that says how many are needed)")
+    again = functools.partial(
+        serving_request, find_model(model), on=machine, isl=isl, osl=osl, rate=rate, concurrency=concurrency,
+        trace=file, ttft=ttft, tpot=tpot, percentile=percentile, engine=engine, precision=precision, experts=experts,
+        kv=kv, chunk=chunk, max_seqs=max_seqs, disaggregated=disaggregated, speculate=speculate, replicas=replicas,
+        draft=draft, adapters=adapters, adapter_rank=adapter_rank, **degrees,
+    )  # fmt: skip
+    disaggregated = None if disaggregated is None else arguments.switch("disaggregated", disaggregated)
     run = {name: degrees.pop(name) for name in OPERATION if name in degrees}
+    changes = settings_of(settings)
     architecture, chip, network, engines = _changed(
-        find_model(model), machine.chip, machine.cluster, _engines(engine, machine.chip), settings
+        find_model(model), machine.chip, machine.cluster, _engines(engine, machine.chip), changes
     )
+    check_machine(network, num_chips)
     fixed = _fixed(degrees, precision, experts, kv, chunk, max_seqs)
     if replicas is not None:
         fixed["replicas"] = whole("replicas", replicas)
         if disaggregated:
             raise InputError(
-                f"replicas = {replicas}: goes with one pool of engines; leave it out with disaggregated"
+                f"replicas = {arguments.said(replicas)}: goes with one pool of engines; leave it out with disaggregated"
             )
     if draft is not None and (speculate is False or speculate == ""):
         raise InputError(f"draft = {_words(draft)}: has no effect without speculation; leave one of them out")
@@ -151,7 +165,7 @@ def serving_request(
     )
     how = operation(replicas=fixed.get("replicas"), **run)
     return ServingRequest(
-        architecture, chip, network, num_chips, load, target, space, file, divided, how, notes
+        architecture, chip, network, num_chips, load, target, space, file, divided, how, notes, changes, again
     )
 
 
@@ -161,8 +175,8 @@ def _load(isl: Any, osl: Any, rate: Any, concurrency: Any) -> Load:
             raise InputError(f"{name}: missing; give isl and osl (mean tokens), or a trace")
     if rate is not None and concurrency is not None:
         raise InputError(
-            f"rate = {rate} and concurrency = {concurrency}: give one; requests arrive by a rate, or users wait "
-            "for answers"
+            f"rate = {arguments.said(rate)} and concurrency = {arguments.said(concurrency)}: give one; requests "
+            "arrive by a rate, or users wait for answers"
         )
     users = None if concurrency is None else whole("concurrency", concurrency)
     lengths = {name: _length(name, value) for name, value in (("isl", isl), ("osl", osl))}
@@ -174,12 +188,11 @@ def _length(name: str, value: Any) -> float:
 
 
 def _rate(value: Any) -> float:
-    try:
-        rate = float(value)
-    except (TypeError, ValueError):
-        rate = float("nan")
+    rate = arguments.number(value)
     if not SLOWEST <= rate <= FASTEST:
-        raise InputError(f"rate = {value}: expected requests a second from 1e-9 to 1e9, such as 12.5")
+        raise InputError(
+            f"rate = {arguments.said(value)}: expected requests a second from 1e-9 to 1e9, such as 12.5"
+        )
     return rate
 
 
@@ -187,7 +200,12 @@ def _trace(path: Any, isl: Any, osl: Any, rate: Any, concurrency: Any) -> Reques
     given = {"isl": isl, "osl": osl, "rate": rate, "concurrency": concurrency}
     for name, value in given.items():
         if value is not None:
-            raise InputError(f"{name} = {value}: a trace has its own lengths and arrivals; leave it out")
+            raise InputError(
+                f"{name} = {arguments.said(value)}: a trace has its own lengths and arrivals; leave it out"
+            )
+    if isinstance(path, RequestFile):
+        return path
+    arguments.path("trace", path)
     file = _synthetic(path) if Path(path).suffix.lower() in ENDINGS else read_requests(path)
     if len(file.requests) < 2:
         raise InputError(f"{path}: holds {len(file.requests)} requests; at least 2 are needed")
@@ -234,12 +252,11 @@ def _time(name: str, value: Any) -> float | None:
 
 
 def _percentile(value: Any) -> float:
-    try:
-        share = float(str(value).lower().removeprefix("p"))
-    except ValueError:
-        share = float("nan")
+    share = arguments.number(value.lower().removeprefix("p") if isinstance(value, str) else value)
     if not 0.0 < share < 100.0:
-        raise InputError(f"percentile = {value}: expected a number between 0 and 100, such as 95")
+        raise InputError(
+            f"percentile = {arguments.said(value)}: expected a number between 0 and 100, such as 95"
+        )
     return share
 
 
@@ -249,7 +266,12 @@ def _engines(given: Any, chip: Chip) -> tuple[Engine | str, ...]:
         if not engines_of(chip):
             raise InputError(f"on = {chip.name}: no engine of the catalog runs on it")
         return ()
-    several = [given] if isinstance(given, str | Engine) else list(given)
+    several = [given] if isinstance(given, str | Engine) else given
+    known = "the name of an engine, an Engine, or several"
+    if not isinstance(several, Iterable) or isinstance(several, bytes) or not (several := list(several)):
+        raise InputError(f"engine = {files.shown(given)}: expected {known}")
+    for one in several:
+        arguments.named("engine", one, Engine, known)
     return tuple(_engine(one, chip) for one in several)
 
 
@@ -282,6 +304,9 @@ def _words(given: object) -> str:
 
 
 def _draft(given: str | Path | Architecture, architecture: Architecture) -> Architecture:
+    arguments.named(
+        "draft", given, (Path, Architecture), "a name of the catalog, the path of a model, or an Architecture"
+    )
     found = find_model(given)
     if found.vocab != architecture.vocab:
         raise InputError(
@@ -305,20 +330,20 @@ def _acceptance(speculate: Any, architecture: Architecture, draft: Architecture 
         )
     if speculate is True or speculate is None:
         return ACCEPTANCE
-    words = speculate.split(",") if isinstance(speculate, str) else list(speculate)
-    try:
-        chances = tuple(float(word) for word in words)
-    except ValueError:
-        chances = (float("nan"),)
+    words = speculate.split(",") if isinstance(speculate, str) else speculate
+    several = list(words) if isinstance(words, Iterable) and not isinstance(words, bytes) else []
+    chances = tuple(arguments.number(word) for word in several)
     if not chances or not all(0.0 < chance <= 1.0 for chance in chances):
-        raise InputError(f"speculate = {speculate}: expected chances of each draft, such as 0.85,0.7")
+        raise InputError(
+            f"speculate = {arguments.said(speculate)}: expected chances of each draft, such as 0.85,0.7"
+        )
     return chances
 
 
 def _adapters(count: Any, rank: Any) -> Adapters:
     if count is None:
         if rank is not None:
-            raise InputError(f"adapter_rank = {rank}: goes with adapters; say how many")
+            raise InputError(f"adapter_rank = {arguments.said(rank)}: goes with adapters; say how many")
         return Adapters()
     found = Adapters() if rank is None else Adapters(rank=whole("adapter_rank", rank))
     if found.rank not in RANKS:
@@ -336,9 +361,13 @@ def _fixed(degrees: dict[str, Any], *formats: Any) -> dict[str, Any]:
     fixed: dict[str, Any] = {n: whole(n, v) for n, v in degrees.items() if v is not None}
     names = ("precision", "experts", "kv", "chunk", "max_seqs")
     for name, value in zip(names, formats, strict=True):
-        if value is not None and (name, value) != ("kv", "auto"):
-            most = {"chunk": MOST_CHUNK, "max_seqs": MOST_SEQS}.get(name)
-            fixed[name] = str(value) if most is None else whole(name, value, most)
+        if value is None:
+            continue
+        most = {"chunk": MOST_CHUNK, "max_seqs": MOST_SEQS}.get(name)
+        if most is not None:
+            fixed[name] = whole(name, value, most)
+        elif (form := arguments.text(name, value, "the name of a number format")) != "auto" or name != "kv":
+            fixed[name] = form
     return fixed
 
 

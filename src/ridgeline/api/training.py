@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from ridgeline import files
+from ridgeline.api import arguments
 from ridgeline.api.degrees import broken_by_all
+from ridgeline.api.effects import without_effect
 from ridgeline.api.errors import InputError
 from ridgeline.api.overrides import override
-from ridgeline.api.request import Request, checked, request
+from ridgeline.api.request import Request, checked, request, settings_of, whole
 from ridgeline.api.results import PlanResult, TrainingResult
 from ridgeline.api.saved import read_result, scenario_from_dict
 from ridgeline.calibrate.cases import read_cases
@@ -23,6 +26,7 @@ from ridgeline.facts.chip import Cluster
 from ridgeline.facts.plan import DEGREES, Plan
 from ridgeline.facts.scenario import Scenario
 from ridgeline.graph.laws import PlanError
+from ridgeline.metrics import Prediction
 from ridgeline.predict import train as predict
 
 RESULTS = (".json", ".html", ".htm")
@@ -52,6 +56,10 @@ def train(
                 f"plan: one Plan is needed, got a grid of {len(model.plan)}; take one with grid[i]"
             )
         return TrainingResult(predict(model))
+    if "top" in question:
+        raise InputError(
+            f"top = {files.shown(question['top'])}: one plan is predicted; rl.plan gives several"
+        )
     return plan(model, on=on, top=1, **question).best[0]
 
 
@@ -83,13 +91,30 @@ def answer(
     Raises:
         PlanError: no plan is legal, or none fits in memory although all degrees were open.
     """
-    if top < 1:
-        raise InputError(f"top = {top} must be at least 1")
+    top = whole("top", top)
+    arguments.called("progress", progress)
     start = time.perf_counter()
+    found, notes = _found(asked, top, progress)
+    unfelt = without_effect(asked.settings, lambda rest: _same(asked, rest, found.best[0]))
+    return PlanResult(found, time.perf_counter() - start, (*notes, *unfelt), command)
+
+
+def _found(
+    asked: Request, top: int, progress: Callable[[int], None] | None = None
+) -> tuple[PlanSearch, tuple[str, ...]]:
+    """The search of a request, and its notes."""
     space, notes = _space(asked), asked.notes
     try:
-        found = search(
-            asked.scenario, predict, space, top=top, cross_domain_tp=asked.cross_domain_tp, progress=progress
+        return (
+            search(
+                asked.scenario,
+                predict,
+                space,
+                top=top,
+                cross_domain_tp=asked.cross_domain_tp,
+                progress=progress,
+            ),
+            notes,
         )
     except PlanError as error:
         broken = broken_by_all(asked.scenario, space, cross_domain_tp=asked.cross_domain_tp)
@@ -99,8 +124,21 @@ def answer(
         if nearest is None:
             raise
         # Who gives a plan wants to see it, even where it needs more memory than there is.
-        found, notes = nearest, (*notes, str(error))
-    return PlanResult(found, time.perf_counter() - start, notes, command)
+        return nearest, (*notes, str(error))
+
+
+def _same(asked: Request, settings: tuple[str, ...], best: Prediction) -> bool:
+    """Whether the question with these settings alone has the same answer, to the last bit.
+
+    The best plan is looked at first, as most settings change its numbers: only where one does not, all plans are.
+    """
+    assert asked.again is not None
+    other = asked.again(settings=settings)
+    assert isinstance(best.scenario.plan, Plan)
+    alone = predict(other.scenario.replace(plan=best.scenario.plan))
+    if other.notes != asked.notes or alone.to_dict() != best.to_dict():
+        return False
+    return _found(other, 1)[0].best[0].to_dict() == best.to_dict()
 
 
 def explain(result: TrainingResult | PlanResult | str | Path, settings: Iterable[str] = ()) -> TrainingResult:
@@ -109,6 +147,7 @@ def explain(result: TrainingResult | PlanResult | str | Path, settings: Iterable
     Raises:
         InputError: the file holds no result, or a setting is wrong.
     """
+    settings = settings_of(settings)
     if isinstance(result, PlanResult):
         result = result.best[0]
     command = ""
@@ -116,10 +155,12 @@ def explain(result: TrainingResult | PlanResult | str | Path, settings: Iterable
     if isinstance(result, TrainingResult):
         scenario, command, notes = result.prediction.scenario, result.command, result.notes
     else:
+        arguments.path("result", result, "a result, or the path of a saved one")
         data = read_result(Path(result))
         scenario, notes = scenario_from_dict(data["scenario"], str(result))
         command = str(data.get("command", ""))
-    scenario, fixed = override(scenario, settings)
+    before = scenario
+    scenario, fixed = override(before, settings)
     assert isinstance(scenario.plan, Plan)
     if fixed or settings:
         changed = Plan(**(scenario.plan.to_dict() | fixed))
@@ -127,7 +168,14 @@ def explain(result: TrainingResult | PlanResult | str | Path, settings: Iterable
             Request(scenario, {name: getattr(changed, name) for name in DEGREES[:8]}, cross_domain_tp=True)
         )
         scenario = scenario.replace(plan=changed)
-    return TrainingResult(predict(scenario), notes, command)
+    prediction = predict(scenario)
+    plan = scenario.plan
+
+    def same(rest: tuple[str, ...]) -> bool:
+        other = predict(override(before, rest)[0].replace(plan=plan))
+        return other.to_dict() == prediction.to_dict()
+
+    return TrainingResult(prediction, (*notes, *without_effect(settings, same)), command)
 
 
 def validate(
@@ -138,8 +186,9 @@ def validate(
     Raises:
         CaseError: the file or its header is wrong, or no line can be read.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"limit = {limit} must be at least 1")
+    arguments.path("path", path, "the path of a table of measured runs")
+    limit = None if limit is None else whole("limit", limit)
+    arguments.called("progress", progress)
     unread: list[str] = []
     cases = read_cases(path, unread)
     return score(cases, predict, limit=limit, progress=progress, unread=unread)

@@ -8,12 +8,16 @@ parallel.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ridgeline import files
+from ridgeline.facts.spec import MOST_COUNT
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "dualpipe")
 #: Schedules that run input and weight gradients as passes of their own, which fill each other's bubbles in a pipeline.
@@ -30,11 +34,25 @@ STRUCTURE = (
 )  # fmt: skip
 #: Degrees: an int for one plan, an int64 array of one shared shape for a grid.
 DEGREES = ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "micro_batch", "replicas", "recompute_layers")
+_WHOLE = (*DEGREES, "zero")
+_WORDS = {"schedule": SCHEDULES, "recompute": RECOMPUTES}
+_SWITCHES = tuple(name for name in STRUCTURE if name not in ("zero", *_WORDS))
+#: Least value of a degree, where it is not 1.
+_LEAST = {"recompute_layers": -1, "zero": 0}
+_MOST = {"zero": 3}
+
+
+class PlanFieldError(ValueError):
+    """A field of a plan that is no whole number, no choice or no switch; names it, its value and what it takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One layout. ``chips = tp * cp * pp * dp``; ``None`` for an overlap switch means: as the stack does it."""
+    """One layout. ``chips = tp * cp * pp * dp``; ``None`` for an overlap switch means: as the stack does it.
+
+    Raises:
+        PlanFieldError: a degree is no whole number of at least 1, or another field none of its choices.
+    """
 
     tp: int = 1
     cp: int = 1
@@ -58,6 +76,22 @@ class Plan:
     overlap_param: bool | None = None  # parameter gathering under forward
     overlap_p2p: bool | None = None
     overlap_ep: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in _WHOLE:
+            value = getattr(self, name)
+            if type(value) is not int or not _LEAST.get(name, 1) <= value <= _MOST.get(name, MOST_COUNT):
+                object.__setattr__(self, name, _whole(name, value))
+        for name, words in _WORDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in words:
+                raise PlanFieldError(f"{name} = {files.shown(value)} is unknown; choices: {', '.join(words)}")
+        for name in _SWITCHES:
+            value = getattr(self, name)
+            if isinstance(value, np.bool_):
+                object.__setattr__(self, name, bool(value))
+            elif type(value) is not bool and not (value is None and name.startswith("overlap")):
+                raise PlanFieldError(f"{name} = {files.shown(value)}: expected True or False")
 
     @property
     def chips(self) -> int:
@@ -123,3 +157,19 @@ class PlanGrid:
             name: np.array([getattr(plan, name) for plan in plans], dtype=np.int64) for name in DEGREES
         }
         return cls(**fields, **dict(zip(STRUCTURE, keys.pop(), strict=True)))
+
+
+def _whole(name: str, value: Any) -> int:
+    """A degree as an int of Python, from any library's integer or from a float that is whole."""
+    try:
+        number = int(value) if isinstance(value, float) else operator.index(value)
+        whole = not isinstance(value, bool) and number == value
+    except (TypeError, ValueError, OverflowError):  # no number; not finite
+        number, whole = 0, False
+    if not whole:
+        raise PlanFieldError(f"{name} = {files.shown(value)}: expected a whole number")
+    least, most = _LEAST.get(name, 1), _MOST.get(name, MOST_COUNT)
+    if not least <= number <= most:
+        bound = f"at least {least}" if number < least else f"at most {most:,}"
+        raise PlanFieldError(f"{name} = {files.shown(number)} must be {bound}")
+    return number
