@@ -120,3 +120,13 @@ def test_validate_scores_a_file(tmp_path: Path) -> None:
     board = rl.validate(path)
     assert len(board.rows) == 1
     assert board.rows[0].ok
+
+
+def test_a_saved_plan_of_unknown_words_is_refused(found: rl.PlanResult, tmp_path: Path) -> None:
+    saved = found.best[0].to_dict()
+    for name, value in (("recompute", "h100-sxm"), ("schedule", "x"), ("tp", -1), ("zero", 9)):
+        saved["scenario"]["plan"] = {**found.best[0].prediction.scenario.plan.to_dict(), name: value}
+        path = tmp_path / "result.json"
+        path.write_text(json.dumps(saved))
+        with pytest.raises(ValueError, match=rf"result\.json: plan: {name} = "):
+            rl.explain(path)
