@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from ridgeline.facts.observation import Label
@@ -139,7 +141,9 @@ class EnergyFit(Spec):
     """Power of one chip: static plus activity."""
 
     static: Watts = Field(description="power of an idle but clocked chip")
-    joules_per_flop: dict[str, float] = Field(description="dynamic energy of one matrix FLOP by format")
+    joules_per_flop: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        min_length=1, description="dynamic energy of one matrix FLOP by format"
+    )
     joules_per_byte: float = Field(ge=0, description="one byte of device memory traffic")
     joules_per_link_byte: float = Field(ge=0, description="one byte sent on a link")
     provenance: Provenance
