@@ -22,8 +22,8 @@ from ridgeline.facts.traffic import (
     Steady,
 )
 
-#: Arrivals that are bisected together: their arrays stay in a cache.
-BLOCK = 1 << 15
+#: Arrivals that are inverted together: their arrays stay in a cache; and points of a period they start from.
+BLOCK, TABLE = 1 << 15, 2049
 
 FloatArray = NDArray[np.float64]
 Kind = Poisson | Gamma | Steady | Bursts | Ramp | Diurnal | AtOnce | Closed
@@ -80,16 +80,22 @@ def _diurnal(arrivals: Diurnal, expected: FloatArray) -> FloatArray:
 
 
 def _diurnal_block(arrivals: Diurnal, expected: FloatArray) -> FloatArray:
-    """By bisection to the last bits."""
-    wave = 2.0 * math.pi / arrivals.period_s
-    high = expected / arrivals.rate_per_s
-    low = high - 2.0 * arrivals.swing / wave
+    """From a table of one period by Newton's steps, and by halves where one leaves the bracket: to the last bits."""
+    wave, rate, swing = 2.0 * math.pi / arrivals.period_s, arrivals.rate_per_s, arrivals.swing
+    high = expected / rate
+    low = high - 2.0 * swing / wave
+    grid = np.linspace(0.0, arrivals.period_s, TABLE)
+    past, rest = np.divmod(expected, rate * arrivals.period_s)
+    table = rate * (grid + swing / wave * (1.0 - np.cos(wave * grid)))
+    at = past * arrivals.period_s + np.interp(rest, table, grid)
+    close = 4.0 * np.spacing(expected)
     for _ in range(60):
-        middle = (low + high) / 2.0
-        due = arrivals.rate_per_s * (middle + arrivals.swing / wave * (1.0 - np.cos(wave * middle)))
-        early = due < expected
-        before = low, high
-        low, high = np.where(early, middle, low), np.where(early, high, middle)
-        if np.array_equal(low, before[0]) and np.array_equal(high, before[1]):
-            break  # the last bits are reached: more steps would change nothing
-    return high
+        phase = wave * at
+        off = rate * (at + swing / wave * (1.0 - np.cos(phase))) - expected
+        if (np.abs(off) <= close).all():
+            break
+        low, high = np.where(off < 0.0, at, low), np.where(off < 0.0, high, at)
+        with np.errstate(divide="ignore", invalid="ignore"):  # at full swing the rate is zero once a period
+            near = at - off / (rate * (1.0 + swing * np.sin(phase)))
+        at = np.where((near >= low) & (near <= high), near, (low + high) / 2.0)
+    return at
