@@ -236,3 +236,12 @@ def test_the_installed_command_answers() -> None:
     code = "import sys; from ridgeline.cli.main import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
     assert "Usage: ridgeline" in done.stdout
+
+
+def test_a_counter_says_of_how_many() -> None:
+    from ridgeline.cli.shared import Counter
+
+    rows, fits = Counter("runs predicted"), Counter("fits")
+    rows.reach(3, 1782)
+    fits.add(2)
+    assert (str(rows), str(fits)) == ("3 of 1,782 runs predicted", "2 fits")

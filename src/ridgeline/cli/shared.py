@@ -109,7 +109,7 @@ class Counter:
     """Counts what a long job has done, and shows it on standard error where that is a terminal."""
 
     def __init__(self, noun: str) -> None:
-        self.noun, self.total = noun, 0
+        self.noun, self.total, self.of = noun, 0, 0
         self._shown = sys.stderr.isatty()
 
     def add(self, number: int = 1) -> None:
@@ -117,12 +117,17 @@ class Counter:
         self.total += number
         self._write(f"\r{self}")
 
+    def reach(self, done: int, of: int) -> None:
+        """Say that ``done`` of ``of`` are done."""
+        self.of = of
+        self.add(done - self.total)
+
     def wipe(self) -> None:
         """Take the line off the terminal."""
         self._write("\r\033[K")
 
     def __str__(self) -> str:
-        return f"{self.total:,} {self.noun}"
+        return f"{self.total:,}{f' of {self.of:,}' if self.of else ''} {self.noun}"
 
     def _write(self, text: str) -> None:
         if self._shown:

@@ -121,7 +121,7 @@ def _serving_board(cases: Path, limit: int | None) -> ServingBoard:
         raise shared.Mistake(f"--limit {limit} must be at least 1")
     counter = shared.Counter("points predicted")
     try:
-        return score.validate(cases, limit, lambda done, of: counter.add())
+        return score.validate(cases, limit, counter.reach)
     except KeyboardInterrupt:
         raise shared.Interrupted(f"{counter}; --limit N predicts fewer") from None
     finally:
@@ -133,7 +133,7 @@ def _board(cases: Path, limit: int | None) -> Scoreboard:
 
     counter = shared.Counter("runs predicted")
     try:
-        return training.validate(cases, limit, lambda done, of: counter.add())
+        return training.validate(cases, limit, counter.reach)
     except KeyboardInterrupt:
         raise shared.Interrupted(f"{counter}; --limit N predicts fewer") from None
     finally:
